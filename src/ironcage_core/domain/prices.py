@@ -1,0 +1,309 @@
+"""What a call to a model costs: whole micro-USD per million tokens, rounded once and upward.
+
+An unknown price is never 0: a model outside the table has no cost (None), an entry that prices one side is refused.
+Parsing is pure, so whoever reloads a table keeps the old one when the new one is bad.
+"""
+
+import json
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from decimal import Context, Decimal, DecimalException, Inexact, InvalidOperation
+from types import MappingProxyType
+from typing import Any, Final
+
+from ironcage_core.domain.money import MICROS_PER_USD, Micros
+from ironcage_core.errors import ValidationError
+
+PRICE_UNIT: Final = "micro-USD per million tokens"
+TOKENS_PER_PRICE: Final = 1_000_000
+LONG_INPUT_TOKENS: Final = 200_000
+"""Inputs longer than this take the above-200k prices. Source: contract budget.md 12."""
+DEFAULT_MAX_OUTPUT_TOKENS: Final = 128_000
+DEFAULT_INPUT_TOKENS: Final = 1_000
+MAX_PRICE: Final = MICROS_PER_USD * TOKENS_PER_PRICE
+"""One USD a token; a price beyond it is a table written in another unit."""
+_EXACT: Final = Context(prec=60, traps=[Inexact, InvalidOperation])
+_SAMPLE_ENTRY: Final = "sample_spec"
+_TEXT_MODES: Final = ("chat", "completion", "responses", "embedding")
+_BASE_KEYS: Final = {
+    "input": "input_cost_per_token",
+    "output": "output_cost_per_token",
+    "cache_read": "cache_read_input_token_cost",
+    "cache_write": "cache_creation_input_token_cost",
+}
+_LONG_KEYS: Final = {f"{name}_above_200k": f"{key}_above_200k_tokens" for name, key in _BASE_KEYS.items()}
+_USD_KEYS: Final = _BASE_KEYS | _LONG_KEYS
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TokenCounts:
+    """The tokens of one call; `cached_input` and `cache_write` are parts of `input`.
+
+    Raises:
+        ValidationError: A count is negative, or the parts exceed the whole.
+    """
+
+    input: int
+    output: int
+    cached_input: int = 0
+    cache_write: int = 0
+
+    def __post_init__(self) -> None:
+        if min(self.input, self.output, self.cached_input, self.cache_write) < 0:
+            raise ValidationError({"tokens": "must not be negative"})
+        if self.cached_input + self.cache_write > self.input:
+            raise ValidationError({"tokens": "cached and cache-write tokens exceed the input they are part of"})
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ModelPrice:
+    """Prices of one model in whole micro-USD per million tokens, 0 to `MAX_PRICE`.
+
+    A missing above-200k price is the ordinary one; a missing cache price is the input price.
+
+    Raises:
+        ValidationError: A price that is not a whole number in range, or a maximum below one token.
+    """
+
+    input: int
+    output: int
+    cache_read: int | None = None
+    cache_write: int | None = None
+    input_above_200k: int | None = None
+    output_above_200k: int | None = None
+    cache_read_above_200k: int | None = None
+    cache_write_above_200k: int | None = None
+    max_output_tokens: int | None = None
+    rates: tuple[int, int, int, int] = field(init=False, repr=False, compare=False)
+    long_rates: tuple[int, int, int, int] = field(init=False, repr=False, compare=False)
+
+    def __post_init__(self) -> None:
+        for name in _USD_KEYS:
+            value = getattr(self, name)
+            is_absent = value is None and name not in {"input", "output"}
+            if not is_absent and (type(value) is not int or not 0 <= value <= MAX_PRICE):
+                raise ValidationError({name: f"must be a whole number from 0 to {MAX_PRICE}"})
+        maximum = self.max_output_tokens
+        if maximum is not None and (type(maximum) is not int or maximum < 1):
+            raise ValidationError({"max_output_tokens": "must be a whole number of at least 1"})
+        # What is missing is settled here once, because every report is priced.
+        object.__setattr__(self, "rates", self._rates(is_long=False))
+        object.__setattr__(self, "long_rates", self._rates(is_long=True))
+
+    def _rates(self, *, is_long: bool) -> tuple[int, int, int, int]:
+        p_in = _known(self.input_above_200k if is_long else None, self.input)
+        return (
+            p_in,
+            _known(self.cache_read_above_200k if is_long else None, self.cache_read, p_in),
+            _known(self.cache_write_above_200k if is_long else None, self.cache_write, p_in),
+            _known(self.output_above_200k if is_long else None, self.output),
+        )
+
+
+@dataclass(frozen=True, slots=True, eq=False, kw_only=True)
+class PriceTable(Mapping[str, ModelPrice]):
+    """An immutable table from model name to price; names match exactly.
+
+    Args:
+        models: The prices, copied.
+        source: Where the prices come from.
+        version: The version of that source.
+        date: The day they were taken from it, `YYYY-MM-DD`.
+        skipped: How many entries of the source were left out because they are wrong; never any in strict parsing.
+    """
+
+    models: Mapping[str, ModelPrice]
+    source: str = ""
+    version: str = ""
+    date: str = ""
+    skipped: int = 0
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "models", MappingProxyType(dict(self.models)))
+
+    def __getitem__(self, model: str) -> ModelPrice:
+        return self.models[model]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self.models)
+
+    def __len__(self) -> int:
+        return len(self.models)
+
+    def cost(self, model: str, tokens: TokenCounts) -> Micros | None:
+        """Return what a call cost in micro-USD; None for a model without a price."""
+        price = self.models.get(model)
+        return None if price is None else cost_micros(price, tokens)
+
+    def max_cost(self, model: str, request_body: Mapping[str, object]) -> Micros | None:
+        """Return what a request may cost at most, in micro-USD, by estimate; None for a model without a price."""
+        price = self.models.get(model)
+        if price is None:
+            return None
+        return max_cost_micros(
+            price,
+            input_tokens=estimate_input_tokens(request_body),
+            requested_max_tokens=requested_max_tokens(request_body),
+        )
+
+
+# --- what a call costs -------------------------------------------------------
+
+
+def cost_micros(price: ModelPrice, tokens: TokenCounts) -> Micros:
+    """Return the cost of a call in micro-USD, rounded once and upward.
+
+    Source: contract budget.md 12.
+    """
+    p_in, p_read, p_write, p_out = price.long_rates if tokens.input > LONG_INPUT_TOKENS else price.rates
+    plain = tokens.input - tokens.cached_input - tokens.cache_write
+    total = plain * p_in + tokens.cached_input * p_read + tokens.cache_write * p_write + tokens.output * p_out
+    return -(-total // TOKENS_PER_PRICE)
+
+
+def max_cost_micros(price: ModelPrice, *, input_tokens: int, requested_max_tokens: int | None) -> Micros:
+    """Return the most a call may cost in micro-USD, nothing of it cached.
+
+    Args:
+        price: The model's price.
+        input_tokens: Estimated input in tokens, at least 0.
+        requested_max_tokens: The caller's limit on the output; None leaves the model's own, or 128 000 if unknown.
+
+    Source: contract budget.md 12.
+    """
+    model_max = _known(price.max_output_tokens, DEFAULT_MAX_OUTPUT_TOKENS)
+    output = min(model_max, _known(requested_max_tokens, model_max))
+    return cost_micros(price, TokenCounts(input=input_tokens, output=output))
+
+
+def estimate_input_tokens(request_body: Mapping[str, object]) -> int:
+    """Estimate the input tokens of a request from the UTF-8 length of its message and system texts, generously.
+
+    Source: contract budget.md 12.
+    """
+    messages = request_body.get("messages")
+    contents = [m.get("content") for m in messages if isinstance(m, Mapping)] if isinstance(messages, list) else []
+    size_bytes = sum(map(_text_bytes, [request_body.get("system"), *contents]))
+    if size_bytes == 0:
+        return DEFAULT_INPUT_TOKENS
+    tokens = size_bytes // 4
+    return tokens + tokens // 10 + 100
+
+
+def requested_max_tokens(request_body: Mapping[str, object]) -> int | None:
+    """Return `max_tokens`, else `max_completion_tokens`; None if neither is a whole number of at least 0."""
+    for name in ("max_tokens", "max_completion_tokens"):
+        value = request_body.get(name)
+        if isinstance(value, int) and not isinstance(value, bool) and value >= 0:
+            return value
+    return None
+
+
+def _known(*candidates: int | None) -> int:
+    return next(candidate for candidate in candidates if candidate is not None)
+
+
+def _text_bytes(content: object) -> int:
+    parts = content if isinstance(content, list) else [{"text": content}]
+    texts = [part.get("text") for part in parts if isinstance(part, Mapping)]
+    # A lone surrogate is valid in JSON; it must not make a request uncountable.
+    return sum(len(text.encode("utf-8", "surrogatepass")) for text in texts if isinstance(text, str))
+
+
+# --- reading tables ----------------------------------------------------------
+
+
+def parse_price_table(text: str) -> PriceTable:
+    """Read a table of whole micro-USD per million tokens, the format of the bundled one.
+
+    Args:
+        text: JSON with `source`, `version`, `date`, `unit` and `models`, which maps names to fields of `ModelPrice`.
+
+    Raises:
+        ValidationError: Not such a table, another unit, an unknown or wrong field, or no model at all.
+    """
+    document = _document(text)
+    if document.get("unit") != PRICE_UNIT:
+        raise ValidationError({"unit": f"must be {PRICE_UNIT!r}"})
+    notes: dict[str, Any] = {name: document.get(name) for name in ("source", "version", "date")}
+    if not all(isinstance(note, str) for note in notes.values()):
+        raise ValidationError({"source": "source, version and date must be strings"})
+    entries = _mapping(document.get("models"), field="models")
+    if not entries:
+        raise ValidationError({"models": "must hold at least one model"})
+    models = {name: _price(name, _mapping(entry, field=name)) for name, entry in entries.items()}
+    return PriceTable(models=models, **notes)
+
+
+def parse_usd_per_token_table(text: str, *, source: str = "", strict: bool = True) -> PriceTable:
+    """Read a table in USD per token with the keys of LiteLLM's price map.
+
+    Entries of other modes than text, without any price, and the sample entry are no models and are passed over.
+
+    Args:
+        text: JSON that maps model names to entries; numbers are read as exact decimals.
+        source: What to note as the table's source.
+        strict: Whether one wrong entry refuses the table; otherwise it is left out and counted in `skipped`.
+
+    Raises:
+        ValidationError: Not such a table, no priced model, or, if strict, a price that is not whole in micro-USD
+            per million tokens, out of range, or given for one side only.
+    """
+    models: dict[str, ModelPrice] = {}
+    skipped = 0
+    for name, entry in _document(text).items():
+        try:
+            price = None if name == _SAMPLE_ENTRY else _usd_price(name, _mapping(entry, field=name))
+        except ValidationError:
+            if strict:
+                raise
+            skipped += 1
+        else:
+            models |= {} if price is None else {name: price}
+    if not models:
+        raise ValidationError({"models": "must price at least one model"})
+    return PriceTable(models=models, source=source, skipped=skipped)
+
+
+def _document(text: str) -> dict[str, Any]:
+    try:
+        return _mapping(json.loads(text, parse_float=Decimal), field="prices")
+    except (ValueError, DecimalException, RecursionError) as error:
+        raise ValidationError({"prices": "must be JSON"}) from error
+
+
+def _mapping(value: object, *, field: str) -> dict[str, Any]:
+    if not isinstance(value, dict):
+        raise ValidationError({field: "must be an object"})
+    return value
+
+
+def _usd_price(model: str, entry: Mapping[str, Any]) -> ModelPrice | None:
+    mode = entry.get("mode", "chat")
+    given = {name: entry[key] for name, key in _USD_KEYS.items() if entry.get(key) is not None}
+    if mode not in _TEXT_MODES or not given.keys() & {"input", "output"}:
+        return None
+    prices: dict[str, int] = {name: _exact(price, field=f"{model}: {name}") for name, price in given.items()}
+    if mode == "embedding":
+        prices.setdefault("output", 0)  # an embedding has no output tokens
+    # 0 says that the source does not know the maximum; taken literally it would make every output free.
+    maximum = entry.get("max_output_tokens") or entry.get("max_tokens") or None
+    return _price(model, {**prices, "max_output_tokens": maximum})
+
+
+def _price(model: str, values: Mapping[str, Any]) -> ModelPrice:
+    if unknown := values.keys() - {*_USD_KEYS, "max_output_tokens"}:
+        raise ValidationError({f"{model}: {min(unknown)}": "is not a field of a price"})
+    try:
+        return ModelPrice(**{"input": None, "output": None, **values})
+    except ValidationError as error:
+        raise ValidationError({f"{model}: {name}": problem for name, problem in error.fields.items()}) from error
+
+
+def _exact(usd_per_token: object, *, field: str) -> int:
+    if isinstance(usd_per_token, bool) or not isinstance(usd_per_token, int | Decimal) or not 0 <= usd_per_token <= 1:
+        raise ValidationError({field: "must be a number of USD per token from 0 to 1"})
+    try:
+        return int(_EXACT.to_integral_exact(_EXACT.scaleb(Decimal(usd_per_token), 12)))
+    except DecimalException as error:
+        raise ValidationError({field: "must be whole in micro-USD per million tokens"}) from error

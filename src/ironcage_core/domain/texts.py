@@ -1,0 +1,29 @@
+"""Text that comes from outside: length and characters, checked the same way everywhere."""
+
+import re
+from typing import Final
+
+_CONTROL: Final = re.compile(r"[\x00-\x1f\x7f-\x9f]")
+
+
+def text_problem(value: object, *, longest: int) -> str | None:
+    """Return what is wrong with a required text, or None.
+
+    Args:
+        value: Anything; fine are 1 to `longest` characters, no control characters, encodable as UTF-8.
+        longest: Characters, not bytes.
+    """
+    # Printable means neither control characters nor lone surrogates: the common case is settled in C.
+    if type(value) is str and 0 < len(value) <= longest and value.isprintable() and not value.isspace():
+        return None
+    if not isinstance(value, str):
+        return "must be a string"
+    if not 1 <= len(value) <= longest or not value.strip():
+        return f"must have 1 to {longest} characters"
+    if _CONTROL.search(value):
+        return "may not contain control characters"
+    try:
+        value.encode()
+    except UnicodeEncodeError:
+        return "must be valid Unicode"
+    return None

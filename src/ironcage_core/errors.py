@@ -1,0 +1,319 @@
+"""Every refusal and fault of ironcage, each with the stable code that callers see.
+
+IroncageError
+├── RefusalError                     the caller can do something about it; nothing was changed
+│   ├── ValidationError              400  VALIDATION_ERROR (INVALID_PROVIDER_ID, UNSUPPORTED_PROVIDER)
+│   ├── CredentialError              401  AUTH_*
+│   ├── ForbiddenError               403  FORBIDDEN and the state and money codes
+│   ├── NotFoundError                404  *_NOT_FOUND
+│   ├── ConflictError                409  one code a state
+│   ├── LimitReachedError            429  USAGE_LIMIT_EXCEEDED
+│   └── UnavailableError             503  SERVICE_UNAVAILABLE, CRYPTO_UNAVAILABLE
+├── FaultError                       500  INTERNAL_ERROR: ours, logged, never explained to the caller
+└── StartupError                     the process must not start; the message says what to do
+
+A message is for a person and never holds a secret; `details` are for programs.
+"""
+
+from collections.abc import Mapping
+from typing import ClassVar
+
+
+class IroncageError(Exception):
+    """The root of everything ironcage raises on purpose.
+
+    Args:
+        message: One sentence for a person, without secrets.
+        details: Facts for a program: ids, amounts in micro-USD, limits.
+    """
+
+    code: ClassVar[str] = "INTERNAL_ERROR"
+
+    def __init__(self, message: str, **details: object) -> None:
+        super().__init__(message)
+        self.message = message
+        self.details: Mapping[str, object] = details
+
+
+class RefusalError(IroncageError):
+    """A request that cannot be granted as it stands."""
+
+
+# --- 400 ---------------------------------------------------------------------
+
+
+class ValidationError(RefusalError):
+    """Input that breaks a rule; `fields` maps each bad field to its message."""
+
+    code = "VALIDATION_ERROR"
+
+    def __init__(self, fields: Mapping[str, str]) -> None:
+        name, problem = next(iter(fields.items()))
+        super().__init__(f"{name}: {problem}", fields=dict(fields))
+        self.fields = dict(fields)
+
+
+class InvalidProviderIdError(RefusalError):
+    """A provider key id that is not of the form `prov_` + 32 hex digits."""
+
+    code = "INVALID_PROVIDER_ID"
+
+
+class UnsupportedProviderError(RefusalError):
+    """A provider name this product does not know."""
+
+    code = "UNSUPPORTED_PROVIDER"
+
+
+class IncompatibleVersionError(RefusalError):
+    """A runtime older than the configured minimum."""
+
+    code = "INCOMPATIBLE_VERSION"
+
+
+# --- 401 ---------------------------------------------------------------------
+
+
+class CredentialError(RefusalError):
+    """A credential that does not prove who is calling."""
+
+
+class InvalidTokenError(CredentialError):
+    """Any failure of a token but expiry, always with one and the same message."""
+
+    code = "AUTH_INVALID_TOKEN"
+
+    def __init__(self) -> None:
+        super().__init__("The token is not valid")
+
+
+class TokenExpiredError(CredentialError):
+    """A genuine token whose time is over."""
+
+    code = "AUTH_TOKEN_EXPIRED"
+
+    def __init__(self) -> None:
+        super().__init__("The token has expired")
+
+
+# --- 403 ---------------------------------------------------------------------
+
+
+class ForbiddenError(RefusalError):
+    """The record exists and is not the caller's."""
+
+    code = "FORBIDDEN"
+
+
+class InsufficientScopeError(ForbiddenError):
+    """The token lacks a permission."""
+
+    code = "INSUFFICIENT_SCOPE"
+
+
+class AgentInactiveError(ForbiddenError):
+    """The agent is stopped, failed or inactive; `details.reason` says which."""
+
+    code = "AGENT_INACTIVE"
+
+
+class OwnerSuspendedError(ForbiddenError):
+    """The agent's owner is suspended: no new money; open leases run on."""
+
+    code = "OWNER_SUSPENDED"
+
+
+class NoProviderAssignedError(ForbiddenError):
+    """The agent has no enabled provider key of the asked kind."""
+
+    code = "NO_PROVIDER_ASSIGNED"
+
+
+class ProviderKeyMismatchError(ForbiddenError):
+    """The named provider key belongs to another provider than the one asked for."""
+
+    code = "PROVIDER_KEY_MISMATCH"
+
+
+class ProviderKeyDisabledError(ForbiddenError):
+    """The named provider key is disabled."""
+
+    code = "PROVIDER_KEY_DISABLED"
+
+
+class BudgetExceededError(ForbiddenError):
+    """No money for a grant; `details` hold scope, spent, limit, held, remaining in micro-USD."""
+
+    code = "BUDGET_EXCEEDED"
+
+
+class LeaseExpiredError(ForbiddenError):
+    """The lease's time and grace are over; handshake again."""
+
+    code = "LEASE_EXPIRED"
+
+
+class LeaseRevokedError(ForbiddenError):
+    """The lease was revoked; handshake again."""
+
+    code = "LEASE_REVOKED"
+
+
+# --- 404 ---------------------------------------------------------------------
+
+
+class NotFoundError(RefusalError):
+    """No such record."""
+
+    code = "NOT_FOUND"
+
+
+class AgentNotFoundError(NotFoundError):
+    """No such agent, or it was deleted."""
+
+    code = "AGENT_NOT_FOUND"
+
+
+class LeaseNotFoundError(NotFoundError):
+    """No such lease."""
+
+    code = "LEASE_NOT_FOUND"
+
+
+class ProviderNotFoundError(NotFoundError):
+    """No such provider key, or it is not assigned to this agent."""
+
+    code = "PROVIDER_NOT_FOUND"
+
+
+class UserNotFoundError(NotFoundError):
+    """No such user."""
+
+    code = "USER_NOT_FOUND"
+
+
+# --- 409 ---------------------------------------------------------------------
+
+
+class ConflictError(RefusalError):
+    """The request contradicts the state of things."""
+
+    code = "CONFLICT"
+
+
+class RequestIdConflictError(ConflictError):
+    """The request id was reported before with other content."""
+
+    code = "REQUEST_ID_CONFLICT"
+
+
+class LeaseClosedError(ConflictError):
+    """The lease was returned, superseded or refreshed."""
+
+    code = "LEASE_CLOSED"
+
+
+class TooManyLeasesError(ConflictError):
+    """The agent holds as many open leases as it may."""
+
+    code = "TOO_MANY_LEASES"
+
+
+class DuplicateError(ConflictError):
+    """A unique name or key is taken."""
+
+    code = "DUPLICATE"
+
+
+class BudgetBelowSpentError(RefusalError):
+    """An allocation below what the agent has already spent (400)."""
+
+    code = "BUDGET_BELOW_SPENT"
+
+
+class BudgetUnchangedError(RefusalError):
+    """An allocation equal to the live one (400)."""
+
+    code = "BUDGET_UNCHANGED"
+
+
+class BudgetDecreaseRequiresConfirmationError(RefusalError):
+    """A lower allocation without `force` (400)."""
+
+    code = "BUDGET_DECREASE_REQUIRES_CONFIRMATION"
+
+
+class BudgetChangedError(ConflictError):
+    """The live allocation is not the one the caller expected."""
+
+    code = "BUDGET_CHANGED"
+
+
+class IcTokenExistsError(ConflictError):
+    """The agent has an active IC token already."""
+
+    code = "IC_TOKEN_EXISTS"
+
+
+# --- 429 ---------------------------------------------------------------------
+
+
+class LimitReachedError(RefusalError):
+    """A token or request cap of a usage limit is reached."""
+
+    code = "USAGE_LIMIT_EXCEEDED"
+
+
+# --- 503 ---------------------------------------------------------------------
+
+
+class UnavailableError(RefusalError):
+    """The store cannot serve now; trying again is safe."""
+
+    code = "SERVICE_UNAVAILABLE"
+
+
+class CryptoUnavailableError(UnavailableError):
+    """No master key is configured, so no secret can be sealed or opened."""
+
+    code = "CRYPTO_UNAVAILABLE"
+
+
+# --- 500 ---------------------------------------------------------------------
+
+
+class FaultError(IroncageError):
+    """Something of ours is broken; the caller learns no more than that."""
+
+
+class InvariantViolationError(FaultError):
+    """The books would not add up: a bug. The transaction is undone."""
+
+
+class SecretUnreadableError(FaultError):
+    """A stored secret does not decrypt: wrong master key or tampering."""
+
+
+class StorageError(FaultError):
+    """The database failed; nothing of the failed batch was written."""
+
+
+# --- start-up ----------------------------------------------------------------
+
+
+class StartupError(IroncageError):
+    """The process must not start as it is configured."""
+
+    code = "STARTUP_ERROR"
+
+
+class DatabaseNewerError(StartupError):
+    """The database was written by a newer version of ironcage."""
+
+    code = "DATABASE_NEWER"
+
+
+class DatabaseDamagedError(StartupError):
+    """The file is damaged or is not an ironcage database."""
+
+    code = "DATABASE_DAMAGED"

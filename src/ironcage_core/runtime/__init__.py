@@ -1,0 +1,1 @@
+"""What a runtime embeds to spend its lease."""
