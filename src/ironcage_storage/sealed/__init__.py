@@ -1,0 +1,1 @@
+"""Cryptography behind the core's secrecy ports."""
