@@ -1,0 +1,57 @@
+"""The budget of each agent."""
+
+from collections.abc import Iterator
+
+from ironcage_core.domain.agents import Agent
+from ironcage_core.domain.ledger import Balance
+from ironcage_core.ports.storage import BalanceFilter, BudgetTotals, Page, Paging
+from ironcage_storage.sqlite.session import Pending, Session, Table
+
+_STATUS = (
+    "CASE WHEN a.status = 'inactive' THEN 'inactive' WHEN b.spent >= b.allocated THEN 'exhausted' ELSE 'active' END"
+)
+
+
+class SqliteBalances:
+    """Implements `Balances`."""
+
+    def __init__(self, session: Session, agents: Pending) -> None:
+        self._table: Table[Balance] = Table(session, "agent_budgets", Balance, ("agent_id",))
+        self._agents = agents
+        self._session = session
+
+    def find(self, agent_id: str) -> Balance | None:
+        """Return the agent's balance."""
+        return self._table.get(agent_id)
+
+    def put(self, balance: Balance) -> None:
+        """Store the balance, new or changed."""
+        self._table.put(balance)
+
+    def page(self, which: BalanceFilter, paging: Paging) -> Page[tuple[Agent, Balance]]:
+        """Return budgets of live agents, newest agent first."""
+        source, parameters = _selection(which)
+        names = ", ".join([f"a.{column}" for column in Agent._fields] + [f"b.{column}" for column in Balance._fields])
+        sql = f"SELECT {names} {source} ORDER BY a.id DESC LIMIT ? OFFSET ?"
+        cursor = self._session.query(sql, (*parameters, paging.per_page, paging.offset), self._table, self._agents)
+        width = len(Agent._fields)
+        rows = [(Agent._make(row[:width]), Balance._make(row[width:])) for row in cursor]
+        return Page(rows, self.totals(which).agents)
+
+    def totals(self, which: BalanceFilter) -> BudgetTotals:
+        """Return the sums over the whole selection."""
+        source, parameters = _selection(which)
+        sums = "coalesce(sum(b.allocated), 0), coalesce(sum(b.spent), 0), coalesce(sum(b.held), 0), count(*)"
+        row = self._session.query(f"SELECT {sums} {source}", parameters, self._table, self._agents).fetchone()
+        return BudgetTotals._make(row)
+
+    def all(self) -> Iterator[Balance]:
+        """Yield every balance, by agent id."""
+        yield from self._table.rows("agent_budgets ORDER BY agent_id")
+
+
+def _selection(which: BalanceFilter) -> tuple[str, tuple[str, ...]]:
+    chosen = {"a.owner_id = ?": which.owner_id, f"{_STATUS} = ?": which.status}
+    used = {term: value for term, value in chosen.items() if value is not None}
+    terms = " AND ".join(["a.deleted_at IS NULL", *used])
+    return f"FROM agents a JOIN agent_budgets b ON b.agent_id = a.id WHERE {terms}", tuple(used.values())

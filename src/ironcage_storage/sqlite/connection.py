@@ -1,0 +1,95 @@
+"""Connections: how a database file is opened, and what its errors mean to the core."""
+
+import sqlite3
+from typing import Final
+
+from ironcage_core.errors import (
+    DatabaseDamagedError,
+    InvariantViolationError,
+    IroncageError,
+    StorageError,
+    UnavailableError,
+)
+
+APPLICATION_ID: Final = 0x49524F4E
+"""`IRON`, in the file header: tells our files from other people's."""
+
+MEMORY: Final = ":memory:"
+BUSY_TIMEOUT_MS: Final = 5000
+CHECKPOINT_PAGES: Final = 4000
+"""Let the log grow to 16 MB before a commit pays for a checkpoint: hot pages are then copied back once, not often."""
+
+_PRAGMAS: Final = (
+    f"PRAGMA busy_timeout = {BUSY_TIMEOUT_MS}",
+    "PRAGMA journal_mode = WAL",
+    "PRAGMA synchronous = FULL",
+    "PRAGMA foreign_keys = ON",
+    "PRAGMA temp_store = MEMORY",
+    "PRAGMA cache_size = -32768",
+    f"PRAGMA wal_autocheckpoint = {CHECKPOINT_PAGES}",
+    "PRAGMA trusted_schema = OFF",
+)
+_RETRIABLE: Final = frozenset({sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED})
+_DAMAGED: Final = frozenset({sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB})
+
+
+def connect(path: str, *, read_only: bool = False) -> sqlite3.Connection:
+    """Open a database file, or `:memory:`, with every pragma the store relies on.
+
+    Raises:
+        DatabaseDamagedError: The file is damaged or no SQLite database.
+        StorageError: It cannot be opened.
+    """
+    try:
+        # isolation_level None: the store alone decides where transactions begin and end.
+        connection = sqlite3.connect(path, isolation_level=None, check_same_thread=False, cached_statements=512)
+    except sqlite3.Error as error:
+        raise translated(error) from error
+    try:
+        check_is_ours(connection)  # before any pragma could change somebody else's file
+        for pragma in _PRAGMAS:
+            connection.execute(pragma)
+        if read_only:
+            connection.execute("PRAGMA query_only = ON")
+    except BaseException as error:
+        connection.close()
+        if isinstance(error, sqlite3.Error):
+            raise translated(error) from error
+        raise
+    return connection
+
+
+def check_is_ours(connection: sqlite3.Connection) -> None:
+    """Refuse a file that holds tables and does not carry our mark.
+
+    Raises:
+        DatabaseDamagedError: It is somebody else's.
+    """
+    (tables,) = connection.execute("SELECT count(*) FROM sqlite_master").fetchone()
+    (application_id,) = connection.execute("PRAGMA application_id").fetchone()
+    if tables and application_id != APPLICATION_ID:
+        raise DatabaseDamagedError("The file is not an ironcage database")
+
+
+def primary_code(error: sqlite3.Error) -> int:
+    """Return the primary result code of an error, 0 where SQLite gave none."""
+    return getattr(error, "sqlite_errorcode", 0) & 0xFF
+
+
+def is_busy(error: sqlite3.Error) -> bool:
+    """Tell whether another connection holds the lock."""
+    return primary_code(error) in _RETRIABLE
+
+
+def translated(error: sqlite3.Error) -> IroncageError:
+    """Return what a database error means to the core; its text stays in the cause, for the log."""
+    code = primary_code(error)
+    if code in _RETRIABLE:
+        return UnavailableError("The database is busy; try again", retry_after_s=1)
+    if code == sqlite3.SQLITE_FULL:
+        return UnavailableError("The disk is full; nothing was written", retry_after_s=30)
+    if code == sqlite3.SQLITE_CONSTRAINT:
+        return InvariantViolationError("A guard of the database refused the change")
+    if code in _DAMAGED:
+        return DatabaseDamagedError("The database file is damaged or is not an ironcage database; restore a backup")
+    return StorageError("The database failed")

@@ -1,0 +1,101 @@
+"""Leases, their counts by status, and the order in which time will change them."""
+
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Final
+
+from ironcage_core.domain.instants import Instant
+from ironcage_core.domain.leases import Lease
+from ironcage_core.ports.storage import LeaseFilter, Page, Paging
+from ironcage_storage.sqlite.session import Session, Table, Tally
+
+_NEVER: Final = 2**63
+
+
+class SqliteLeases:
+    """Implements `Leases`."""
+
+    def __init__(self, session: Session) -> None:
+        self._table: Table[Lease] = Table(session, "leases", Lease)
+        self._counts = Tally(session, "lease_counts", ("agent_id", "status"), "n")
+        self._session = session
+        # A lower bound of each agent's next due time, so that a call finds out for nothing that nothing is due.
+        # It may be too low after a lease moved, never too high.
+        self._next_due: dict[str, Instant] = {}
+
+    def find(self, lease_id: str) -> Lease | None:
+        """Return the lease with this id."""
+        return self._table.get(lease_id)
+
+    def put(self, lease: Lease) -> None:
+        """Store the lease, new or changed."""
+        before = self._table.get(lease.id)
+        if before is None or before.status != lease.status:
+            self._counts.add((lease.agent_id, lease.status), 1)
+            if before is not None:
+                self._counts.add((lease.agent_id, before.status), -1)
+        if lease.due_at is not None and lease.due_at < self._next_due.get(lease.agent_id, -1):
+            self._next_due[lease.agent_id] = lease.due_at
+        self._table.put(lease)
+
+    def due_of(self, agent_id: str, now: Instant) -> Sequence[Lease]:
+        """Return the agent's leases that time has changed by `now`, earliest first."""
+        next_due = self._next_due.get(agent_id)
+        if next_due is None:
+            next_due = self._load_next_due(agent_id)
+        if now < next_due:
+            return ()
+        due = self._table.rows("leases WHERE agent_id = ? AND due_at <= ? ORDER BY due_at, id", (agent_id, now))
+        self._next_due.pop(agent_id, None)
+        return due
+
+    def _load_next_due(self, agent_id: str) -> Instant:
+        sql = "SELECT min(due_at) FROM leases WHERE agent_id = ? AND due_at IS NOT NULL"
+        (earliest,) = self._session.query(sql, (agent_id,), self._table).fetchone()
+        next_due = self._next_due[agent_id] = _NEVER if earliest is None else int(earliest)
+        return next_due
+
+    def due(self, now: Instant, limit: int) -> Sequence[Lease]:
+        """Return at most `limit` leases of all agents that time has changed by `now`, earliest first."""
+        return self._table.rows("leases WHERE due_at <= ? ORDER BY due_at LIMIT ?", (now, limit))
+
+    def open_of(self, agent_id: str) -> Sequence[Lease]:
+        """Return the agent's active and expired leases, oldest first."""
+        return self._table.rows("leases WHERE agent_id = ? AND due_at IS NOT NULL ORDER BY id", (agent_id,))
+
+    def page(self, which: LeaseFilter, paging: Paging) -> Page[Lease]:
+        """Return leases, newest first; the total comes from the counts."""
+        where, parameters = _where(which)
+        of = "JOIN agents a ON a.id = l.agent_id" if which.owner_id is not None else ""
+        names = ", ".join(f"l.{column}" for column in Lease._fields)
+        sql = f"SELECT {names} FROM leases l {of} WHERE {where} ORDER BY l.id DESC LIMIT ? OFFSET ?"
+        cursor = self._session.query(sql, (*parameters, paging.per_page, paging.offset), self._table)
+        rows = [Lease._make(row) for row in cursor]
+        sql = f"SELECT coalesce(sum(n), 0) FROM lease_counts l {of} WHERE {where}"
+        (total,) = self._session.query(sql, parameters, self._counts).fetchone()
+        return Page(rows, total)
+
+    def of_agent(self, agent_id: str) -> Iterator[Lease]:
+        """Yield every lease of the agent, by id."""
+        yield from self._table.rows("leases WHERE agent_id = ? ORDER BY id", (agent_id,))
+
+    def counts(self) -> Mapping[tuple[str, str], tuple[int, int]]:
+        """Return (maintained, counted) for each (agent_id, status)."""
+        sql = """SELECT agent_id, status, sum(kept), sum(counted) FROM (
+            SELECT agent_id, status, n AS kept, 0 AS counted FROM lease_counts
+            UNION ALL SELECT agent_id, status, 0, 1 FROM leases) GROUP BY agent_id, status"""
+        cursor = self._session.query(sql, (), self._table, self._counts)
+        return {(agent_id, status): (kept, counted) for agent_id, status, kept, counted in cursor}
+
+    def forget(self) -> None:
+        """Forget what was learned of due times."""
+        self._next_due.clear()
+
+
+def _where(which: LeaseFilter) -> tuple[str, tuple[str, ...]]:
+    chosen = {
+        "l.agent_id = ?": which.agent_id,
+        "l.status = ?": which.status,
+        "a.owner_id = ?": which.owner_id,
+    }
+    used = {term: value for term, value in chosen.items() if value is not None}
+    return " AND ".join(used) or "TRUE", tuple(used.values())

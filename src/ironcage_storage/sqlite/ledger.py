@@ -1,0 +1,88 @@
+"""The ledger, and the counts that its lists need."""
+
+from collections.abc import Iterator, Mapping
+
+from ironcage_core.domain.instants import MS_PER_DAY, day_of
+from ironcage_core.domain.ledger import Entry
+from ironcage_core.ports.storage import EntryFilter, Page, Paging
+from ironcage_storage.sqlite.session import Log, Session, Tally
+
+
+class SqliteLedger:
+    """Implements `Ledger`."""
+
+    def __init__(self, session: Session) -> None:
+        self._log: Log[Entry] = Log(session, "ledger", Entry)
+        self._counts = Tally(session, "ledger_counts", ("agent_id", "kind", "day"), "n")
+        self._session = session
+
+    def append(self, entry: Entry) -> None:
+        """Post an entry."""
+        self._log.add(entry)
+        self._counts.add((entry.agent_id, entry.kind, day_of(entry.posted_at)), 1)
+
+    def page(self, which: EntryFilter, paging: Paging) -> Page[Entry]:
+        """Return entries, newest first."""
+        terms, parameters = _where(which)
+        where = f"ledger WHERE {terms} ORDER BY seq DESC LIMIT ? OFFSET ?"
+        cursor = self._log.select(where, (*parameters, paging.per_page, paging.offset))
+        return Page([Entry._make(row) for row in cursor], self._count(which))
+
+    def _count(self, which: EntryFilter) -> int:
+        if which.lease_id is not None:  # a lease lives a day at most: counting its entries does not grow with history
+            return self._counted(which)
+        days = EntryFilter(agent_id=which.agent_id, owner_id=which.owner_id, kind=which.kind)
+        terms, parameters = _where(days)
+        first = day_of(which.since + MS_PER_DAY - 1) if which.since is not None else None
+        beyond = day_of(which.until) if which.until is not None else None
+        if first is not None and beyond is not None and first > beyond:
+            return self._counted(which)
+        for term, day in (("day >= ?", first), ("day < ?", beyond)):
+            if day is not None:
+                terms, parameters = f"{terms} AND {term}", (*parameters, day)
+        sql = f"SELECT coalesce(sum(n), 0) FROM ledger_counts WHERE {terms}"
+        (total,) = self._session.query(sql, parameters, self._counts).fetchone()
+        # Whole days come from the counts; only the broken days at either end are counted row by row.
+        if first is not None and which.since is not None and which.since % MS_PER_DAY:
+            total += self._counted(_between(which, which.since, first * MS_PER_DAY))
+        if beyond is not None and which.until is not None and which.until % MS_PER_DAY:
+            total += self._counted(_between(which, beyond * MS_PER_DAY, which.until))
+        return int(total)
+
+    def _counted(self, which: EntryFilter) -> int:
+        terms, parameters = _where(which)
+        (total,) = self._session.query(f"SELECT count(*) FROM ledger WHERE {terms}", parameters, self._log).fetchone()
+        return int(total)
+
+    def by_agent(self, agent_id: str | None = None) -> Iterator[Entry]:
+        """Yield entries by agent, then in the order of posting."""
+        where = "TRUE" if agent_id is None else "agent_id = ?"
+        parameters = () if agent_id is None else (agent_id,)
+        for row in self._log.select(f"ledger WHERE {where} ORDER BY agent_id, seq", parameters):
+            yield Entry._make(row)
+
+    def counts(self) -> Mapping[tuple[str, str], tuple[int, int]]:
+        """Return (maintained, counted) for each (agent_id, kind)."""
+        sql = """SELECT agent_id, kind, sum(kept), sum(counted) FROM (
+            SELECT agent_id, kind, sum(n) AS kept, 0 AS counted FROM ledger_counts GROUP BY agent_id, kind
+            UNION ALL SELECT agent_id, kind, 0, count(*) FROM ledger GROUP BY agent_id, kind)
+            GROUP BY agent_id, kind"""
+        cursor = self._session.query(sql, (), self._log, self._counts)
+        return {(agent_id, kind): (kept, counted) for agent_id, kind, kept, counted in cursor}
+
+
+def _between(which: EntryFilter, since: int, until: int) -> EntryFilter:
+    return EntryFilter(which.agent_id, which.owner_id, which.lease_id, which.kind, since, until)
+
+
+def _where(which: EntryFilter) -> tuple[str, tuple[object, ...]]:
+    chosen: dict[str, object] = {
+        "agent_id = ?": which.agent_id,
+        "agent_id IN (SELECT id FROM agents WHERE owner_id = ?)": which.owner_id,
+        "lease_id = ?": which.lease_id,
+        "kind = ?": which.kind,
+        "posted_at >= ?": which.since,
+        "posted_at < ?": which.until,
+    }
+    used = {term: value for term, value in chosen.items() if value is not None}
+    return " AND ".join(used) or "TRUE", tuple(used.values())

@@ -1,0 +1,108 @@
+"""The small collections: users, their limits, agents, provider keys and IC tokens."""
+
+from collections.abc import Sequence
+
+from ironcage_core.domain.agents import Agent
+from ironcage_core.domain.ic_tokens import IcTokenRecord
+from ironcage_core.domain.providers import ProviderKey
+from ironcage_core.domain.users import UsageLimit, User
+from ironcage_storage.sqlite.session import Session, Table
+
+
+class SqliteUsers:
+    """Implements `Users`."""
+
+    def __init__(self, session: Session) -> None:
+        self._table: Table[User] = Table(session, "users", User)
+
+    def find(self, user_id: str) -> User | None:
+        """Return the user with this id."""
+        return self._table.get(user_id)
+
+    def put(self, user: User) -> None:
+        """Store the user, new or changed."""
+        self._table.put(user)
+
+
+class SqliteLimits:
+    """Implements `Limits`; found by the user, who has one at most."""
+
+    def __init__(self, session: Session) -> None:
+        self._table: Table[UsageLimit] = Table(session, "usage_limits", UsageLimit, ("user_id",))
+
+    def find_of_user(self, user_id: str) -> UsageLimit | None:
+        """Return the user-level limit."""
+        return self._table.get(user_id)
+
+    def put(self, limit: UsageLimit) -> None:
+        """Store the limit, new or changed."""
+        self._table.put(limit)
+
+
+class SqliteAgents:
+    """Implements `Agents`."""
+
+    def __init__(self, session: Session) -> None:
+        self.table: Table[Agent] = Table(session, "agents", Agent)
+
+    def find(self, agent_id: str) -> Agent | None:
+        """Return the agent with this id."""
+        return self.table.get(agent_id)
+
+    def put(self, agent: Agent) -> None:
+        """Store the agent, new or changed."""
+        self.table.put(agent)
+
+
+class SqliteProviderKeys:
+    """Implements `ProviderKeys`."""
+
+    def __init__(self, session: Session) -> None:
+        self._table: Table[ProviderKey] = Table(session, "provider_keys", ProviderKey)
+        self._session = session
+
+    def find(self, key_id: str) -> ProviderKey | None:
+        """Return the key with this id."""
+        return self._table.get(key_id)
+
+    def put(self, key: ProviderKey) -> None:
+        """Store the key, new or changed."""
+        self._table.put(key)
+
+    def assigned_to(self, agent_id: str) -> Sequence[ProviderKey]:
+        """Return the agent's keys in their order."""
+        sql = "SELECT provider_key_id FROM agent_providers WHERE agent_id = ? ORDER BY position"
+        ids = [key_id for (key_id,) in self._session.query(sql, (agent_id,))]
+        return [key for key_id in ids if (key := self._table.get(key_id)) is not None]
+
+    def assign(self, agent_id: str, key_ids: Sequence[str]) -> None:
+        """Replace the agent's ordered list of keys."""
+        self._session.execute("DELETE FROM agent_providers WHERE agent_id = ?", (agent_id,))
+        for position, key_id in enumerate(key_ids):
+            row = (agent_id, position, key_id)
+            sql = "INSERT INTO agent_providers (agent_id, position, provider_key_id) VALUES (?, ?, ?)"
+            self._session.execute(sql, row)
+
+    def all(self) -> Sequence[ProviderKey]:
+        """Return every key, by id."""
+        return self._table.rows("provider_keys ORDER BY id")
+
+
+class SqliteIcTokens:
+    """Implements `IcTokens`."""
+
+    def __init__(self, session: Session) -> None:
+        self._table: Table[IcTokenRecord] = Table(session, "ic_tokens", IcTokenRecord)
+
+    def find(self, token_id: str) -> IcTokenRecord | None:
+        """Return the record with this id."""
+        return self._table.get(token_id)
+
+    def find_active_of(self, agent_id: str) -> IcTokenRecord | None:
+        """Return the agent's active record."""
+        rows = self._table.rows("ic_tokens WHERE agent_id = ? AND status = 'active'", (agent_id,))
+        return rows[0] if rows else None
+
+    def put(self, record: IcTokenRecord) -> None:
+        """Store the record, new or changed."""
+        self._table.put(record)

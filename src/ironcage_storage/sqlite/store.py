@@ -1,0 +1,195 @@
+"""The SQLite store: where units of work come from.
+
+A file has one writing connection behind a queue and a few reading ones beside it. `:memory:` is one connection under
+a lock, because a second one would see an empty database; it runs each unit in the caller's thread.
+"""
+
+import asyncio
+import queue
+import sqlite3
+from collections.abc import Iterator
+from concurrent.futures import Future
+from contextlib import contextmanager
+from pathlib import Path
+from types import TracebackType
+from typing import Final, Self, TypeVar
+
+from ironcage_core.errors import UnavailableError
+from ironcage_core.ports.storage import UnitOfWork, UseCase
+from ironcage_core.ports.system import Clock, Ids
+from ironcage_storage.sqlite.connection import MEMORY, connect, translated
+from ironcage_storage.sqlite.queue import Job, WriteQueue
+from ironcage_storage.sqlite.schema import migrate
+from ironcage_storage.sqlite.session import ReadOnlyError
+from ironcage_storage.sqlite.unit_of_work import SqliteUnitOfWork
+from ironcage_storage.sqlite.writer import Writer
+from ironcage_storage.system import SystemClock, TimeOrderedIds
+
+T = TypeVar("T")
+
+MAX_BATCH: Final = 256
+MAX_WAITING: Final = 10_000
+READERS: Final = 4
+
+
+class SqliteStore:
+    """Implements `Store`; use it as a context manager or call `close`.
+
+    Args:
+        database: A file, made if it is not there, or `:memory:`.
+        clock: What time it is.
+        ids: Where ids come from.
+        max_batch: At most how many units of work share a commit.
+        max_waiting: At how many waiting writers a further one is refused.
+
+    Raises:
+        DatabaseNewerError, DatabaseDamagedError: The file must not be used.
+        StorageError, UnavailableError: It cannot be opened now.
+    """
+
+    def __init__(
+        self,
+        database: str | Path,
+        *,
+        clock: Clock | None = None,
+        ids: Ids | None = None,
+        max_batch: int = MAX_BATCH,
+        max_waiting: int = MAX_WAITING,
+    ) -> None:
+        self._path = str(database)
+        self._clock = clock or SystemClock()
+        self._ids = ids or TimeOrderedIds()
+        self._connection = connect(self._path)
+        try:
+            migrate(self._connection)
+        except BaseException:
+            self._connection.close()
+            raise
+        self._writer = Writer(self._connection, self._unit(self._connection, writable=True))
+        self._is_closed = False
+        self._queue: WriteQueue | None = None
+        self._readers: queue.LifoQueue[tuple[sqlite3.Connection, SqliteUnitOfWork] | None] = queue.LifoQueue()
+        if self._path != MEMORY:
+            self._queue = WriteQueue(self._writer, max_batch=max_batch, max_waiting=max_waiting)
+            for _ in range(READERS):
+                self._readers.put(None)  # opened by its first use
+
+    def _unit(self, connection: sqlite3.Connection, *, writable: bool) -> SqliteUnitOfWork:
+        return SqliteUnitOfWork(connection, self._clock, self._ids, writable=writable)
+
+    def write(self, use_case: UseCase[T]) -> T:
+        """Run a use case, commit, and return its answer; raise what it raises, with nothing kept.
+
+        Not for an event loop: it waits. Other callers' use cases may share the commit.
+
+        Raises:
+            UnavailableError: Too many writes wait, the database is busy or full; trying again is safe.
+            StorageError: The database failed; nothing was written.
+        """
+        if self._queue is None:
+            return self._write_inline(use_case)
+        future: Future[T] = Future()
+        self._queue.submit(Job(use_case, future))
+        return future.result()
+
+    async def write_async(self, use_case: UseCase[T]) -> T:
+        """As `write`, for callers on an event loop.
+
+        A caller that is cancelled while it waits may find its write done all the same; natural keys make trying again
+        safe.
+        """
+        if self._queue is None:
+            return self._write_inline(use_case)
+        loop = asyncio.get_running_loop()
+        future: asyncio.Future[T] = loop.create_future()
+        self._queue.submit(Job(use_case, future, loop))
+        return await future
+
+    def _write_inline(self, use_case: UseCase[T]) -> T:
+        self._check_open()
+        (outcome,) = self._writer.run([use_case])
+        if outcome.error is not None:
+            raise outcome.error
+        return outcome.answer  # type: ignore[return-value]  # what the use case returned
+
+    def read(self, use_case: UseCase[T]) -> T:
+        """Run a use case on a consistent snapshot; one that turns out to write is run as a write instead."""
+        self._check_open()
+        if self._queue is None:
+            return self._write_inline(use_case)
+        try:
+            return self._read_only(use_case)
+        except ReadOnlyError:
+            return self.write(use_case)
+
+    def _read_only(self, use_case: UseCase[T]) -> T:
+        connection, uow = self._readers.get() or self._open_reader()
+        try:
+            connection.execute("BEGIN")
+            try:
+                uow.begin()
+                return use_case(uow)
+            finally:
+                uow.forget()
+                connection.execute("ROLLBACK")
+        except sqlite3.Error as error:
+            raise translated(error) from error
+        finally:
+            self._readers.put((connection, uow))
+
+    def _open_reader(self) -> tuple[sqlite3.Connection, SqliteUnitOfWork]:
+        try:
+            connection = connect(self._path, read_only=True)
+        except BaseException:
+            self._readers.put(None)
+            raise
+        return connection, self._unit(connection, writable=False)
+
+    @contextmanager
+    def transaction(self) -> Iterator[UnitOfWork]:
+        """Open a unit of work in this thread; for synchronous embedding only, never on an event loop."""
+        self._check_open()
+        with self._writer.transaction() as uow:
+            yield uow
+
+    def check_file(self) -> list[str]:
+        """Let SQLite check every page, index and reference of the file; return what it complains of."""
+        return self._writer_check("PRAGMA integrity_check") + self._writer_check("PRAGMA foreign_key_check")
+
+    def _writer_check(self, pragma: str) -> list[str]:
+        with self._writer.turn():
+            try:
+                rows = self._connection.execute(pragma).fetchall()
+            except sqlite3.Error as error:
+                raise translated(error) from error
+        return [" ".join(map(str, row)) for row in rows if row != ("ok",)]
+
+    @property
+    def queue_depth(self) -> int:
+        """How many writes wait."""
+        return self._queue.depth if self._queue else 0
+
+    def close(self) -> None:
+        """Finish what is queued, empty the log into the file and close every connection. Closing twice is fine."""
+        if self._is_closed:
+            return
+        self._is_closed = True
+        if self._queue is not None:
+            self._queue.close()
+            for _ in range(READERS):
+                reader = self._readers.get()
+                if reader is not None:
+                    reader[0].close()
+        self._connection.close()
+
+    def _check_open(self) -> None:
+        if self._is_closed:
+            raise UnavailableError("The store is closed", retry_after_s=1)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()

@@ -1,0 +1,75 @@
+"""The unit of work over SQLite: every collection on one session."""
+
+import sqlite3
+
+from ironcage_core.domain.ids import Prefix
+from ironcage_core.domain.instants import Instant
+from ironcage_core.ports.system import Clock, Ids
+from ironcage_storage.sqlite.audit import SqliteAuditLog
+from ironcage_storage.sqlite.balances import SqliteBalances
+from ironcage_storage.sqlite.banks import SqliteBanks
+from ironcage_storage.sqlite.feed import SqliteFeed
+from ironcage_storage.sqlite.leases import SqliteLeases
+from ironcage_storage.sqlite.ledger import SqliteLedger
+from ironcage_storage.sqlite.records import (
+    SqliteAgents,
+    SqliteIcTokens,
+    SqliteLimits,
+    SqliteProviderKeys,
+    SqliteUsers,
+)
+from ironcage_storage.sqlite.session import Session
+from ironcage_storage.sqlite.stamp import Stamp
+from ironcage_storage.sqlite.usage import SqliteUsage
+
+
+class SqliteUnitOfWork:
+    """Implements `UnitOfWork`; lives as long as its connection and serves one unit of work after the other."""
+
+    def __init__(self, connection: sqlite3.Connection, clock: Clock, ids: Ids, *, writable: bool) -> None:
+        session = self._session = Session(connection, writable=writable)
+        stamp = self._stamp = Stamp(clock, ids)
+        # Registered in this order, and so written in it: a row refers only to rows of tables above it.
+        self.users = SqliteUsers(session)
+        self.limits = SqliteLimits(session)
+        self.agents = SqliteAgents(session)
+        self.balances = SqliteBalances(session, self.agents.table)
+        self.provider_keys = SqliteProviderKeys(session)
+        self.ic_tokens = SqliteIcTokens(session)
+        self.leases = SqliteLeases(session)
+        self.ledger = SqliteLedger(session)
+        self.banks = SqliteBanks(session)
+        self.usage = SqliteUsage(session)
+        self.audit = SqliteAuditLog(session, stamp)
+        self.feed = SqliteFeed(session, stamp)
+
+    @property
+    def now(self) -> Instant:
+        """The instant of this unit of work."""
+        return self._stamp.now
+
+    def new_id(self, prefix: Prefix) -> str:
+        """Return a fresh, time-ordered id."""
+        return self._stamp.new_id(prefix)
+
+    def begin(self) -> None:
+        """Start a unit of work: read the clock."""
+        self._stamp.advance()
+
+    def keep(self) -> None:
+        """End a unit of work that returned."""
+        self._session.keep_member()
+
+    def drop(self) -> None:
+        """End a unit of work that raised; the transaction must still be open."""
+        self._session.drop_member()
+        self.leases.forget()
+
+    def flush(self) -> None:
+        """Write what all units of the batch have left to write."""
+        self._session.flush()
+
+    def forget(self) -> None:
+        """Start the next batch from the database alone."""
+        self._session.forget()
+        self.leases.forget()

@@ -1,0 +1,170 @@
+"""The writer: runs units of work in batches and makes each batch one durable commit.
+
+A unit that raises is cut back alone. If the rows of a batch cannot be written, the batch is undone and its units run
+again one by one, so that the bad one fails alone. If the transaction ends under our feet, or COMMIT fails, every
+caller of the batch gets the error: whoever gets an answer has it on disk.
+"""
+
+import random
+import sqlite3
+import threading
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any, Final
+
+from ironcage_core.errors import IroncageError, StorageError
+from ironcage_core.ports.storage import UnitOfWork
+from ironcage_storage.sqlite.connection import is_busy, translated
+from ironcage_storage.sqlite.session import BrokenBatchError
+from ironcage_storage.sqlite.unit_of_work import SqliteUnitOfWork
+
+MAX_LOCK_RETRIES: Final = 5
+
+
+class Outcome:
+    """What became of one unit of work: its answer or its error."""
+
+    __slots__ = ("answer", "error")
+
+    def __init__(self, answer: object = None, error: BaseException | None = None) -> None:
+        self.answer = answer
+        self.error = error
+
+
+class Writer:
+    """Owns the one connection that writes; whoever runs units of work takes its turn.
+
+    Args:
+        connection: Opened and migrated; used by nobody else.
+        uow: The unit of work over that connection.
+    """
+
+    def __init__(self, connection: sqlite3.Connection, uow: SqliteUnitOfWork) -> None:
+        self._connection = connection
+        self._uow = uow
+        self._turn = threading.Lock()
+        self._holder: int | None = None
+
+    @contextmanager
+    def turn(self) -> Iterator[None]:
+        """Wait for and hold the writer's turn.
+
+        Raises:
+            RuntimeError: This thread holds it already: a write inside a unit of work would wait for itself.
+        """
+        if self._holder == threading.get_ident():
+            raise RuntimeError("a unit of work is open in this thread; use it instead of starting another")
+        with self._turn:
+            self._holder = threading.get_ident()
+            try:
+                yield
+            finally:
+                self._holder = None
+
+    def run(self, use_cases: Sequence[Callable[[UnitOfWork], Any]]) -> list[Outcome]:
+        """Run use cases in order in one commit and return what became of each."""
+        with self.turn():
+            return self._run(use_cases)
+
+    def _run(self, use_cases: Sequence[Callable[[UnitOfWork], Any]]) -> list[Outcome]:
+        try:
+            self._begin()
+            outcomes = [self._run_member(use_case) for use_case in use_cases]
+            self._uow.flush()
+        except (sqlite3.Error, BrokenBatchError) as error:
+            self._undo()
+            if len(use_cases) == 1 or (isinstance(error, sqlite3.Error) and is_busy(error)):
+                return _all_failed(use_cases, _translated(error))
+            return [outcome for use_case in use_cases for outcome in self._run([use_case])]
+        except _TransactionLostError as lost:
+            self._undo()
+            return _all_failed(use_cases, lost.reason)
+        try:
+            self._connection.execute("COMMIT")
+        except sqlite3.Error as error:
+            self._undo()
+            return _all_failed(use_cases, translated(error))
+        self._uow.forget()
+        return outcomes
+
+    def _run_member(self, use_case: Callable[[UnitOfWork], Any]) -> Outcome:
+        self._uow.begin()
+        try:
+            answer = use_case(self._uow)
+            self._uow.keep()
+        except BrokenBatchError:
+            raise
+        except BaseException as error:
+            if not self._connection.in_transaction:
+                raise _TransactionLostError(_translated(error)) from error
+            self._uow.drop()
+            return Outcome(error=_translated(error))
+        return Outcome(answer)
+
+    @contextmanager
+    def transaction(self) -> Iterator[UnitOfWork]:
+        """Open a unit of work in the calling thread; commit when the block ends, undo it when it raises.
+
+        Raises:
+            UnavailableError: The database is busy or full.
+            StorageError: It failed.
+        """
+        with self.turn():
+            try:
+                self._begin()
+                self._uow.begin()
+                yield self._uow
+                self._uow.keep()
+                self._uow.flush()
+                self._connection.execute("COMMIT")
+                self._uow.forget()
+            except BaseException as error:
+                self._undo()
+                if isinstance(error, sqlite3.Error | BrokenBatchError):
+                    raise _translated(error) from error
+                raise
+
+    def checkpoint(self) -> None:
+        """Copy the log back into the database file and empty it, if no reader is in the way."""
+        with self.turn():
+            self._connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+
+    def _begin(self) -> None:
+        """Take the write lock. BEGIN IMMEDIATE: a plain BEGIN would fail at the first write after another's commit."""
+        for attempt in range(MAX_LOCK_RETRIES + 1):
+            try:
+                self._connection.execute("BEGIN IMMEDIATE")
+            except sqlite3.Error as error:
+                if not is_busy(error) or attempt == MAX_LOCK_RETRIES:
+                    raise
+                time.sleep(random.uniform(0.0, 0.05) * (attempt + 1))  # noqa: S311 - jitter, no secret
+            else:
+                return
+
+    def _undo(self) -> None:
+        self._uow.forget()
+        if self._connection.in_transaction:
+            self._connection.execute("ROLLBACK")
+
+
+class _TransactionLostError(Exception):
+    """SQLite ended the transaction while a unit ran: nothing of the batch was written."""
+
+    def __init__(self, reason: BaseException) -> None:
+        super().__init__("the transaction ended early")
+        self.reason = reason if isinstance(reason, IroncageError) else StorageError("The transaction ended early")
+
+
+def _translated(error: BaseException) -> BaseException:
+    if isinstance(error, BrokenBatchError) and isinstance(error.__cause__, sqlite3.Error):
+        error = error.__cause__
+    if not isinstance(error, sqlite3.Error):
+        return error
+    meaning = translated(error)
+    meaning.__cause__ = error
+    return meaning
+
+
+def _all_failed(use_cases: Sequence[object], error: BaseException) -> list[Outcome]:
+    return [Outcome(error=error) for _ in use_cases]
