@@ -1,0 +1,1 @@
+"""Use cases: plain functions on an open unit of work."""

@@ -1,0 +1,183 @@
+"""Allocations: how much an agent may spend in its life, set by an admin, and reading where it went."""
+
+from dataclasses import dataclass
+
+from ironcage_core.domain.agents import Agent
+from ironcage_core.domain.audit import Actor, AuditNote
+from ironcage_core.domain.ids import is_id
+from ironcage_core.domain.instants import Instant, next_period_start, period_of
+from ironcage_core.domain.leases import Lease
+from ironcage_core.domain.ledger import Balance, Entry
+from ironcage_core.domain.money import MICROS_PER_USD, Micros
+from ironcage_core.errors import (
+    AgentNotFoundError,
+    BudgetBelowSpentError,
+    BudgetChangedError,
+    BudgetDecreaseRequiresConfirmationError,
+    BudgetUnchangedError,
+    ValidationError,
+)
+from ironcage_core.ports.storage import BalanceFilter, BudgetTotals, EntryFilter, Page, Paging, UnitOfWork
+from ironcage_core.services.expiry import catch_up
+from ironcage_core.services.posting import balance_of, post_adjustment
+
+MIN_ALLOCATION: Micros = 10_000
+MAX_ALLOCATION: Micros = 999_999_990_000
+"""$0.01 to $999,999.99. Source: contract budget.md 6."""
+
+
+@dataclass(frozen=True, slots=True)
+class BankView:
+    """The owner's month, in micro-USD; `available` may be negative after the cap was lowered."""
+
+    period: str
+    cap: Micros
+    spent: Micros
+    held: Micros
+    resets_at: Instant
+
+    @property
+    def available(self) -> Micros:
+        """What new grants may still take (E8)."""
+        return self.cap - self.spent - self.held
+
+
+@dataclass(frozen=True, slots=True)
+class BudgetView:
+    """One agent's budget and the leases that hold its money."""
+
+    agent: Agent
+    balance: Balance
+    open_leases: list[Lease]
+    bank: BankView | None
+
+
+def check_allocation(amount: Micros, *, field: str = "budget") -> Micros:
+    """Return the amount.
+
+    Raises:
+        ValidationError: Not within $0.01 and $999,999.99.
+    """
+    if type(amount) is not int or not MIN_ALLOCATION <= amount <= MAX_ALLOCATION:
+        raise ValidationError({field: f"must be from $0.01 to ${MAX_ALLOCATION / MICROS_PER_USD:,.2f}"})
+    return amount
+
+
+def live_agent(uow: UnitOfWork, agent_id: str) -> Agent:
+    """Return an agent that was not deleted.
+
+    Raises:
+        AgentNotFoundError: No such agent, or it was deleted.
+    """
+    agent = uow.agents.find(agent_id) if is_id(agent_id, "agent") else None
+    if agent is None or agent.deleted_at is not None:
+        raise AgentNotFoundError("No such agent")
+    return agent
+
+
+def set_allocation(
+    uow: UnitOfWork,
+    agent_id: str,
+    amount: Micros,
+    *,
+    actor: Actor,
+    force: bool = False,
+    expected: Micros | None = None,
+    reason: str | None = None,
+) -> Balance:
+    """Set an agent's allocation; the difference to the live value is posted.
+
+    Args:
+        uow: The open unit of work.
+        agent_id: Whose.
+        amount: The new allocation in micro-USD.
+        actor: Who sets it.
+        force: Confirms a decrease.
+        expected: What the caller believes the live allocation to be; None does not compare.
+        reason: Why, for the audit log.
+
+    Raises:
+        AgentNotFoundError, ValidationError: As they say.
+        BudgetChangedError: The live allocation is not `expected`.
+        BudgetUnchangedError: It is that already.
+        BudgetBelowSpentError: More is spent than that, even with `force`.
+        BudgetDecreaseRequiresConfirmationError: Lower, and not forced.
+
+    Source: contract budget.md 6.
+    """
+    agent = live_agent(uow, agent_id)
+    check_allocation(amount)
+    catch_up(uow, agent_id)
+    before = balance_of(uow, agent_id)
+    if expected is not None and expected != before.allocated:
+        raise BudgetChangedError("The budget was changed meanwhile", current_budget=before.allocated)
+    delta = amount - before.allocated
+    if delta == 0:
+        raise BudgetUnchangedError("The budget is that already", current_budget=before.allocated)
+    if delta < 0:
+        _check_decrease(before, amount, force=force)
+    after = post_adjustment(uow, agent_id, delta, owner_id=agent.owner_id, cause="direct", actor=actor.id)
+    changes = {"before": {"budget_micros": before.allocated}, "after": {"budget_micros": after.allocated}}
+    uow.audit.append(AuditNote("BUDGET_UPDATED", "budget", "agent", agent_id, actor, reason=reason, changes=changes))
+    uow.feed.append(
+        "AGENT_EVENT",
+        agent_id=agent_id,
+        name="budget_changed",
+        data={
+            "budget_micros": after.allocated,
+            "previous_budget_micros": before.allocated,
+            "changed_by": actor.id,
+        },
+    )
+    return after
+
+
+def _check_decrease(before: Balance, amount: Micros, *, force: bool) -> None:
+    numbers = {
+        "current_budget": before.allocated,
+        "requested_budget": amount,
+        "decrease_amount": before.allocated - amount,
+        "current_spent": before.spent,
+        "held": before.held,
+        "new_remaining_if_applied": amount - before.spent - before.held,
+    }
+    if amount < before.spent:
+        raise BudgetBelowSpentError("The agent has spent more than that", **numbers)
+    if not force:
+        raise BudgetDecreaseRequiresConfirmationError("A lower budget needs force", **numbers)
+
+
+def budget_of(uow: UnitOfWork, agent_id: str) -> BudgetView:
+    """Return an agent's budget as of this instant, with what holds its money.
+
+    Raises:
+        AgentNotFoundError: No such agent, or it was deleted.
+    """
+    agent = live_agent(uow, agent_id)
+    catch_up(uow, agent_id)
+    limit = uow.limits.find_of_user(agent.owner_id)
+    bank = None
+    if limit is not None and limit.max_cost_per_month is not None:
+        period = period_of(uow.now)
+        bank = BankView(
+            period=period,
+            cap=limit.max_cost_per_month,
+            spent=uow.banks.spent(agent.owner_id, period),
+            held=uow.banks.held(agent.owner_id),
+            resets_at=next_period_start(uow.now),
+        )
+    return BudgetView(agent, balance_of(uow, agent_id), list(uow.leases.open_of(agent_id)), bank)
+
+
+def list_budgets(
+    uow: UnitOfWork, which: BalanceFilter, paging: Paging
+) -> tuple[Page[tuple[Agent, Balance]], BudgetTotals]:
+    """Return one page of budgets and the sums over the whole selection."""
+    return uow.balances.page(which, paging), uow.balances.totals(which)
+
+
+def list_entries(uow: UnitOfWork, which: EntryFilter, paging: Paging) -> Page[Entry]:
+    """Return ledger entries, newest first; an agent's own are brought up to this instant."""
+    if which.agent_id is not None:
+        catch_up(uow, which.agent_id)
+    return uow.ledger.page(which, paging)

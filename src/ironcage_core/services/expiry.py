@@ -1,0 +1,86 @@
+"""Expiry: what time does to leases, whether a call notices it or the sweep.
+
+The instants follow from the lease row, so that lazy and swept expiry write the same rows.
+"""
+
+from ironcage_core.domain.audit import SYSTEM
+from ironcage_core.domain.instants import Instant
+from ironcage_core.domain.leases import Lease, LeaseEvent, moved, overdue
+from ironcage_core.domain.ledger import EntryKind
+from ironcage_core.errors import InvariantViolationError
+from ironcage_core.ports.storage import UnitOfWork
+from ironcage_core.services.posting import post_to_lease
+
+
+def catch_up(uow: UnitOfWork, agent_id: str) -> None:
+    """Apply to the agent's leases what time has done by now."""
+    for lease in uow.leases.due_of(agent_id, uow.now):
+        _age(uow, lease)
+
+
+def sweep(uow: UnitOfWork, *, limit: int = 256) -> int:
+    """Apply what time has done to at most `limit` leases, earliest first, and return how many there were."""
+    due = uow.leases.due(uow.now, limit)
+    for lease in due:
+        _age(uow, lease)
+    return len(due)
+
+
+def _age(uow: UnitOfWork, lease: Lease) -> None:
+    while (event := overdue(lease, uow.now)) is not None:
+        if lease.due_at is None:
+            raise InvariantViolationError("an overdue lease has no due time", lease_id=lease.id)
+        if event == "time_up":
+            lease = moved(lease, event, at=lease.due_at)
+            uow.leases.put(lease)
+            announce_end(uow, lease, "lease_expired")
+        else:
+            lease = end_lease(uow, lease, event, "reclaim", at=lease.due_at, actor=SYSTEM.id)
+
+
+def end_lease(
+    uow: UnitOfWork,
+    lease: Lease,
+    event: LeaseEvent,
+    kind: EntryKind,
+    *,
+    actor: str,
+    at: Instant | None = None,
+    reason: str | None = None,
+    successor_id: str | None = None,
+) -> Lease:
+    """Give back what the lease holds and end it.
+
+    Args:
+        uow: The open unit of work.
+        lease: An open lease.
+        event: What ends it.
+        kind: `return` when the runtime gives back, `reclaim` when the server takes back.
+        actor: Who caused it.
+        at: When it took effect; None means now.
+        reason: The status reason of a revocation.
+        successor_id: The lease that a refresh put in its place.
+    """
+    cause = "rollover" if event == "refreshed" else reason or event
+    emptied = post_to_lease(uow, lease, kind, lease.held, cause=cause, actor=actor)
+    ended = moved(emptied, event, at=uow.now if at is None else at, reason=reason)
+    if successor_id:
+        ended = ended._replace(successor_id=successor_id)
+    uow.leases.put(ended)
+    announce_end(uow, ended, "lease_revoked" if ended.status == "revoked" else "lease_closed")
+    return ended
+
+
+def announce_end(uow: UnitOfWork, lease: Lease, name: str) -> None:
+    """Publish that a lease expired, closed or was revoked."""
+    uow.feed.append(
+        "AGENT_EVENT",
+        agent_id=lease.agent_id,
+        name=name,
+        data={
+            "lease_id": lease.id,
+            "spent_micros": lease.total_spent,
+            "returned_micros": lease.returned + lease.reclaimed,
+            "reason": lease.status_reason,
+        },
+    )

@@ -1,0 +1,307 @@
+"""Granting: who may receive money, how much, with which key.
+
+A grant is a decision: the smaller of what was asked, what remains of the agent's budget and what the owner's monthly
+cap leaves, all read in the unit of work that posts it.
+"""
+
+from dataclasses import dataclass, field
+from typing import Literal
+
+from ironcage_core.domain.agents import Agent
+from ironcage_core.domain.audit import Actor, AuditNote
+from ironcage_core.domain.ic_tokens import AgentIdentity
+from ironcage_core.domain.ids import is_id
+from ironcage_core.domain.instants import next_period_start, period_of
+from ironcage_core.domain.leases import Lease, LeasePolicy
+from ironcage_core.domain.ledger import Balance
+from ironcage_core.domain.money import Micros, format_usd
+from ironcage_core.domain.providers import KNOWN_PROVIDERS, ProviderKey
+from ironcage_core.errors import (
+    AgentInactiveError,
+    BudgetExceededError,
+    InsufficientScopeError,
+    InvalidProviderIdError,
+    InvalidTokenError,
+    NoProviderAssignedError,
+    OwnerSuspendedError,
+    ProviderKeyDisabledError,
+    ProviderKeyMismatchError,
+    ProviderNotFoundError,
+    UnsupportedProviderError,
+    ValidationError,
+)
+from ironcage_core.ports.secrecy import KeySealer, Vault
+from ironcage_core.ports.storage import UnitOfWork
+from ironcage_core.services.posting import balance_of, post_to_lease
+
+
+@dataclass(frozen=True, slots=True)
+class Sealing:
+    """The two ports a key passes on its way to a runtime: out of the vault, into an IP token."""
+
+    vault: Vault
+    sealer: KeySealer
+
+
+@dataclass(frozen=True, slots=True)
+class Granted:
+    """A lease with its sealed key. `new_money` and `rolled_over` add up to what the lease was granted."""
+
+    lease: Lease
+    balance: Balance
+    base_url: str | None
+    new_money: Micros
+    rolled_over: Micros
+    replayed: bool = False
+    ip_token: str = field(default="", repr=False)
+
+
+@dataclass(frozen=True, slots=True)
+class Headroom:
+    """What a grant may take: the lower of two brakes, in micro-USD. `cap` None means the owner has none."""
+
+    remaining: Micros
+    bank_available: Micros | None
+    bank_spent: Micros
+    bank_held: Micros
+    cap: Micros | None
+
+    @property
+    def amount(self) -> Micros:
+        """The most that may be granted; 0 or less means nothing."""
+        return self.remaining if self.bank_available is None else min(self.remaining, self.bank_available)
+
+    @property
+    def short_of(self) -> Literal["agent", "user_month"]:
+        """Which brake is the tighter one."""
+        return "agent" if self.remaining <= 0 or self.amount == self.remaining else "user_month"
+
+
+def check_requested(requested: Micros | None, policy: LeasePolicy) -> Micros:
+    """Return the amount asked for, or the default.
+
+    Raises:
+        ValidationError: Not above 0, or above the most a grant may be.
+    """
+    if requested is None:
+        return policy.default_grant
+    if type(requested) is not int or not 0 < requested <= policy.max_grant:
+        raise ValidationError({"requested_budget": f"must be above 0 and at most {format_usd(policy.max_grant)}"})
+    return requested
+
+
+def check_may_call(identity: AgentIdentity) -> None:
+    """Refuse a token without `llm:call`.
+
+    Raises:
+        InsufficientScopeError: It is missing.
+    """
+    if "llm:call" not in identity.permissions:
+        raise InsufficientScopeError("The IC token lacks a permission", required="llm:call")
+
+
+def agent_of(uow: UnitOfWork, identity: AgentIdentity) -> Agent:
+    """Return the calling agent; its existence was proven with the token."""
+    agent = uow.agents.find(identity.agent_id)
+    if agent is None:
+        raise InvalidTokenError
+    return agent
+
+
+def check_may_receive(uow: UnitOfWork, agent: Agent) -> None:
+    """Refuse new money to an agent that is held back, or whose owner is.
+
+    Raises:
+        AgentInactiveError: Stopped, failed or inactive.
+        OwnerSuspendedError: The owner is not active.
+    """
+    if agent.hindrance is not None:
+        raise AgentInactiveError(f"The agent is {agent.hindrance}", reason=agent.hindrance)
+    owner = uow.users.find(agent.owner_id)
+    if owner is None or owner.status != "active":
+        raise OwnerSuspendedError("The agent's owner is suspended")
+
+
+def headroom(uow: UnitOfWork, agent: Agent, *, returning: Micros = 0) -> Headroom:
+    """Return what a grant to the agent may take now.
+
+    Args:
+        uow: The open unit of work.
+        agent: Who asks; its present owner's cap counts.
+        returning: Micro-USD that go back to the agent's budget in the same unit of work.
+
+    Source: contract budget.md 1.2 (E8, E9).
+    """
+    remaining = balance_of(uow, agent.id).remaining + returning
+    limit = uow.limits.find_of_user(agent.owner_id)
+    cap = limit.max_cost_per_month if limit else None
+    spent = uow.banks.spent(agent.owner_id, period_of(uow.now))
+    held = uow.banks.held(agent.owner_id)
+    return Headroom(remaining, None if cap is None else cap - spent - held, spent, held, cap)
+
+
+def refuse_for_money(uow: UnitOfWork, agent: Agent, room: Headroom) -> BudgetExceededError:
+    """Return the refusal that names the tighter brake, its numbers in micro-USD and when money may return."""
+    if room.short_of == "agent":
+        balance = balance_of(uow, agent.id)
+        frees = [lease.due_at for lease in uow.leases.open_of(agent.id) if lease.held and lease.due_at]
+        return BudgetExceededError(
+            "The agent's budget is used up",
+            scope="agent",
+            spent=balance.spent,
+            limit=balance.allocated,
+            held=balance.held,
+            remaining=balance.remaining,
+            frees_at=min(frees, default=None),
+        )
+    return BudgetExceededError(
+        "The owner's monthly cap is reached",
+        scope="user_month",
+        spent=room.bank_spent,
+        limit=room.cap,
+        held=room.bank_held,
+        remaining=room.bank_available,
+        frees_at=next_period_start(uow.now),
+    )
+
+
+def pick_key(uow: UnitOfWork, agent_id: str, *, provider: str | None, key_id: str | None) -> ProviderKey:
+    """Return the key a grant uses: the named one, else the first enabled one (of the asked provider).
+
+    Raises:
+        UnsupportedProviderError: A provider name this product does not know.
+        InvalidProviderIdError: A malformed key id.
+        ProviderNotFoundError: The named key is unknown or not assigned to the agent: one answer for both.
+        ProviderKeyMismatchError: The named key is of another provider.
+        ProviderKeyDisabledError: The named key is disabled.
+        NoProviderAssignedError: No enabled key is assigned.
+    """
+    if provider is not None and provider not in KNOWN_PROVIDERS:
+        raise UnsupportedProviderError("This provider is not supported", allowed=list(KNOWN_PROVIDERS))
+    if key_id is not None and not is_id(key_id, "prov"):
+        raise InvalidProviderIdError("A provider key id is prov_ and 32 hex digits")
+    assigned = uow.provider_keys.assigned_to(agent_id)
+    if key_id is None:
+        for key in assigned:
+            if key.is_enabled and provider in {None, key.provider}:
+                return key
+        raise NoProviderAssignedError("No enabled provider key is assigned to the agent")
+    named = next((key for key in assigned if key.id == key_id), None)
+    if named is None:
+        raise ProviderNotFoundError("No such provider key is assigned to the agent")
+    if provider is not None and named.provider != provider:
+        raise ProviderKeyMismatchError("The provider key belongs to another provider")
+    return check_enabled(named)
+
+
+def check_enabled(key: ProviderKey) -> ProviderKey:
+    """Return the key.
+
+    Raises:
+        ProviderKeyDisabledError: It is disabled.
+    """
+    if not key.is_enabled:
+        raise ProviderKeyDisabledError("The provider key is disabled")
+    return key
+
+
+def seal_for(sealing: Sealing, key: ProviderKey, identity: AgentIdentity, lease_id: str) -> str:
+    """Return the IP token of a lease: the provider key, sealed for the holder of the IC token.
+
+    Raises:
+        CryptoUnavailableError: No master key is configured.
+        SecretUnreadableError: The stored secret does not decrypt.
+    """
+    return sealing.sealer.seal(
+        sealing.vault.open(key.ciphertext, record_id=key.id),
+        ic_token=identity.token,
+        agent_id=identity.agent_id,
+        lease_id=lease_id,
+        provider=key.provider,
+    )
+
+
+def open_lease(
+    uow: UnitOfWork,
+    agent: Agent,
+    identity: AgentIdentity,
+    key: ProviderKey,
+    *,
+    lease_id: str,
+    amount: Micros,
+    rolled_over: Micros = 0,
+    runtime_id: str | None,
+    ttl: int,
+    policy: LeasePolicy,
+) -> Lease:
+    """Open a lease over `amount` micro-USD, of which `rolled_over` came from its predecessor."""
+    now = uow.now
+    lives_until = now + policy.max_lifetime
+    expires_at = min(now + ttl, lives_until)
+    lease = Lease(
+        id=lease_id,
+        agent_id=agent.id,
+        bank_user_id=agent.owner_id,
+        project_id=agent.project_id,
+        ic_token_id=identity.token_id,
+        ic_token_gen=identity.gen,
+        provider_key_id=key.id,
+        provider=key.provider,
+        runtime_id=runtime_id,
+        status="active",
+        status_reason=None,
+        granted=0,
+        rolled_over=rolled_over,
+        spent=0,
+        overspent=0,
+        returned=0,
+        reclaimed=0,
+        unattributed=0,
+        reports=0,
+        ttl=ttl,
+        grace=policy.grace,
+        created_at=now,
+        expires_at=expires_at,
+        expired_at=None,
+        closed_at=None,
+        last_activity_at=now,
+        due_at=expires_at,
+        lives_until=lives_until,
+        successor_id=None,
+    )
+    uow.leases.put(lease)
+    cause = "refresh" if rolled_over else "handshake"
+    return post_to_lease(uow, lease, "grant", amount, cause=cause, actor=agent.id)
+
+
+def remember_release(uow: UnitOfWork, identity: AgentIdentity, key: ProviderKey, lease: Lease, operation: str) -> None:
+    """Write to the audit log that money was lent and a credential released, and note the use of both credentials."""
+    actor = Actor("agent", identity.agent_id, token_id=identity.token_id)
+    uow.audit.append(
+        AuditNote(
+            operation, "budget", "lease", lease.id, actor,
+            metadata={"granted_micros": lease.granted, "rolled_over_micros": lease.rolled_over},
+        )
+    )  # fmt: skip
+    uow.audit.append(
+        AuditNote("CREDENTIAL_ACCESSED", "credential", "provider_key", key.id, actor, metadata={"lease_id": lease.id})
+    )
+    uow.provider_keys.put(key._replace(last_used_at=uow.now))
+    record = uow.ic_tokens.find(identity.token_id)
+    if record is not None:
+        uow.ic_tokens.put(record._replace(last_used_at=uow.now))
+
+
+def announce_grant(uow: UnitOfWork, lease: Lease, new_money: Micros, name: str) -> None:
+    """Publish a granted or refreshed lease."""
+    uow.feed.append(
+        "AGENT_EVENT",
+        agent_id=lease.agent_id,
+        name=name,
+        data={
+            "lease_id": lease.id,
+            "budget_granted_micros": new_money,
+            "budget_remaining_micros": balance_of(uow, lease.agent_id).remaining,
+            "expires_at": lease.expires_at,
+        },
+    )

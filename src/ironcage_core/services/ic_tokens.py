@@ -1,0 +1,162 @@
+"""IC tokens: who is calling, and the issue and replacement of an agent's credential.
+
+The signature is proven outside (a pure function of value and key). Here the record decides: a value whose hash is
+not the stored one is dead, whatever its signature says.
+"""
+
+import hmac
+from dataclasses import dataclass, field
+
+from ironcage_core.domain.audit import Actor, AuditNote
+from ironcage_core.domain.ic_tokens import (
+    DEFAULT_PERMISSIONS,
+    AgentIdentity,
+    IcTokenClaims,
+    IcTokenRecord,
+    PresentedIcToken,
+)
+from ironcage_core.domain.instants import MS_PER_S, Instant
+from ironcage_core.errors import AgentNotFoundError, IcTokenExistsError, InvalidTokenError
+from ironcage_core.ports.secrecy import TokenSigner
+from ironcage_core.ports.storage import UnitOfWork
+from ironcage_core.services.posting import balance_of
+
+
+@dataclass(frozen=True, slots=True)
+class IssuedIcToken:
+    """A new value, shown once, and its record."""
+
+    record: IcTokenRecord
+    value: str = field(repr=False)
+
+
+def authenticate(uow: UnitOfWork, presented: PresentedIcToken) -> AgentIdentity:
+    """Return who presents the token, if its value is still the agent's.
+
+    Raises:
+        InvalidTokenError: Replaced, revoked, unknown, or its agent is deleted; one message for all.
+
+    Source: contract identity.md 7.
+    """
+    claims = presented.claims
+    record = uow.ic_tokens.find(claims.token_id)
+    agent = uow.agents.find(claims.agent_id)
+    if record is None or agent is None or agent.deleted_at is not None:
+        raise InvalidTokenError
+    if (
+        record.status != "active"
+        or record.agent_id != claims.agent_id
+        or not _is_live_value(record, presented, uow.now)
+    ):
+        raise InvalidTokenError
+    return AgentIdentity(
+        agent_id=agent.id,
+        token_id=record.id,
+        gen=claims.gen,
+        permissions=claims.permissions,
+        token=presented.value,
+    )
+
+
+def _is_live_value(record: IcTokenRecord, presented: PresentedIcToken, now: Instant) -> bool:
+    if hmac.compare_digest(record.value_hash, presented.value_hash):
+        return True
+    return (
+        record.previous_hash is not None
+        and record.previous_until is not None
+        and now < record.previous_until
+        and hmac.compare_digest(record.previous_hash, presented.value_hash)
+    )
+
+
+def issue_ic_token(
+    uow: UnitOfWork, agent_id: str, *, expires_at: Instant | None = None, actor: Actor, signer: TokenSigner
+) -> IssuedIcToken:
+    """Give the agent its IC token.
+
+    Raises:
+        AgentNotFoundError: No such agent, or it was deleted.
+        IcTokenExistsError: It has one already; regenerate instead.
+    """
+    existing = uow.ic_tokens.find_active_of(agent_id)
+    if existing is not None:
+        raise IcTokenExistsError("The agent has an IC token already", existing_token_id=existing.id)
+    token_id = uow.new_id("ict")
+    value, digest = _sign(uow, agent_id, token_id, gen=1, expires_at=expires_at, signer=signer)
+    record = IcTokenRecord(
+        id=token_id,
+        agent_id=agent_id,
+        status="active",
+        gen=1,
+        value_hash=digest,
+        previous_hash=None,
+        previous_until=None,
+        permissions=" ".join(DEFAULT_PERMISSIONS),
+        description=None,
+        created_at=uow.now,
+        created_by=actor.id,
+        rotated_at=None,
+        rotated_by=None,
+        last_used_at=None,
+        expires_at=expires_at,
+        revoked_at=None,
+    )
+    uow.ic_tokens.put(record)
+    uow.audit.append(
+        AuditNote("IC_TOKEN_CREATED", "token", "ic_token", token_id, actor, metadata={"agent_id": agent_id})
+    )
+    return IssuedIcToken(record, value)
+
+
+def regenerate_ic_token(
+    uow: UnitOfWork, agent_id: str, *, overlap_s: int = 0, actor: Actor, signer: TokenSigner
+) -> IssuedIcToken:
+    """Replace the value of the agent's IC token; issue one if there is none.
+
+    Args:
+        uow: The open unit of work.
+        agent_id: Whose token.
+        overlap_s: For how many seconds, 0 to 86400, the old value works beside the new one.
+        actor: Who asks.
+        signer: Makes the value.
+
+    Raises:
+        AgentNotFoundError: No such agent, or it was deleted.
+    """
+    record = uow.ic_tokens.find_active_of(agent_id)
+    if record is None:
+        return issue_ic_token(uow, agent_id, actor=actor, signer=signer)
+    gen = record.gen + 1
+    value, digest = _sign(uow, agent_id, record.id, gen=gen, expires_at=record.expires_at, signer=signer)
+    replaced = record._replace(
+        gen=gen,
+        value_hash=digest,
+        previous_hash=record.value_hash if overlap_s else None,
+        previous_until=uow.now + overlap_s * MS_PER_S if overlap_s else None,
+        rotated_at=uow.now,
+        rotated_by=actor.id,
+    )
+    uow.ic_tokens.put(replaced)
+    uow.audit.append(
+        AuditNote("IC_TOKEN_REGENERATED", "token", "ic_token", record.id, actor, metadata={"agent_id": agent_id})
+    )
+    return IssuedIcToken(replaced, value)
+
+
+def _sign(
+    uow: UnitOfWork, agent_id: str, token_id: str, *, gen: int, expires_at: Instant | None, signer: TokenSigner
+) -> tuple[str, str]:
+    agent = uow.agents.find(agent_id)
+    if agent is None or agent.deleted_at is not None:
+        raise AgentNotFoundError("No such agent", agent_id=agent_id)
+    claims = IcTokenClaims(
+        token_id=token_id,
+        gen=gen,
+        agent_id=agent_id,
+        budget_id=balance_of(uow, agent_id).budget_id,
+        permissions=DEFAULT_PERMISSIONS,
+        issued_at=uow.now // MS_PER_S * MS_PER_S,
+        expires_at=expires_at,
+    )
+    value = signer.sign(claims)
+    return value, signer.digest(value)

@@ -1,0 +1,296 @@
+"""Leasing: the life of a lease after its handshake: refresh, return, revocation, and reading it."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+from ironcage_core.domain.audit import Actor, AuditNote
+from ironcage_core.domain.ic_tokens import AgentIdentity
+from ironcage_core.domain.ids import is_id
+from ironcage_core.domain.leases import DEFAULT_POLICY, Lease, LeasePolicy, kept_alive
+from ironcage_core.domain.ledger import Balance
+from ironcage_core.domain.money import Micros, format_usd
+from ironcage_core.domain.providers import ProviderKey
+from ironcage_core.errors import (
+    ForbiddenError,
+    LeaseClosedError,
+    LeaseExpiredError,
+    LeaseNotFoundError,
+    LeaseRevokedError,
+    NoProviderAssignedError,
+    RefusalError,
+    ValidationError,
+)
+from ironcage_core.ports.storage import LeaseFilter, Page, Paging, UnitOfWork
+from ironcage_core.services.expiry import catch_up, end_lease
+from ironcage_core.services.granting import (
+    Granted,
+    Headroom,
+    Sealing,
+    agent_of,
+    announce_grant,
+    check_enabled,
+    check_may_call,
+    check_may_receive,
+    check_requested,
+    headroom,
+    open_lease,
+    remember_release,
+    seal_for,
+)
+from ironcage_core.services.posting import balance_of, post_to_lease
+from ironcage_core.services.runtime_states import note_runtime_event
+
+
+@dataclass(frozen=True, slots=True)
+class Denied:
+    """A refresh without money: an answer, not an error; the old lease stays as it was."""
+
+    reason: Literal["total_budget_exhausted", "monthly_cap_reached"]
+    balance: Balance
+
+
+@dataclass(frozen=True, slots=True)
+class Returned:
+    """The outcome of a return, in micro-USD; `discrepancy` is server minus client before reconciling."""
+
+    lease: Lease
+    balance: Balance
+    returned: Micros
+    discrepancy: Micros
+    already_closed: bool
+    successor_id: str | None
+
+
+def own_lease(uow: UnitOfWork, agent_id: str, lease_id: str) -> Lease:
+    """Return a lease of this agent.
+
+    Raises:
+        LeaseNotFoundError: No such lease.
+        ForbiddenError: It belongs to another agent.
+    """
+    lease = uow.leases.find(lease_id) if is_id(lease_id, "lease") else None
+    if lease is None:
+        raise LeaseNotFoundError("No such lease")
+    if lease.agent_id != agent_id:
+        raise ForbiddenError("The lease belongs to another agent")
+    return lease
+
+
+def effective(uow: UnitOfWork, lease: Lease) -> Lease:
+    """Return the lease, or the last one that refreshes have put in its place."""
+    while lease.successor_id is not None:
+        successor = uow.leases.find(lease.successor_id)
+        if successor is None:
+            raise LeaseNotFoundError("A lease lost its successor", lease_id=lease.id)
+        lease = successor
+    return lease
+
+
+def refresh(
+    uow: UnitOfWork,
+    identity: AgentIdentity,
+    lease_id: str,
+    requested: Micros | None = None,
+    *,
+    sealing: Sealing,
+    policy: LeasePolicy = DEFAULT_POLICY,
+) -> Granted | Denied:
+    """Put a new lease in the place of one that runs low; what the old one held rolls over.
+
+    Asking again for a lease that was refreshed replays its successor, as long as that one is unused.
+
+    Args:
+        uow: The open unit of work.
+        identity: The calling agent.
+        lease_id: The lease to replace.
+        requested: New money in micro-USD; None takes the default.
+        sealing: Opens and seals the provider key.
+        policy: The operator's rules.
+
+    Raises:
+        InsufficientScopeError, LeaseNotFoundError, ForbiddenError, ValidationError: As they say.
+        LeaseExpiredError, LeaseClosedError, LeaseRevokedError: The lease is over; handshake again.
+        AgentInactiveError, OwnerSuspendedError: No new money for this agent.
+        ProviderKeyDisabledError, NoProviderAssignedError: The lease's key is gone.
+        CryptoUnavailableError, SecretUnreadableError: The key cannot be opened.
+
+    Source: protocol 005; contract budget.md 1.3, 2 and 5.3.
+    """
+    check_may_call(identity)
+    amount = check_requested(requested, policy)
+    catch_up(uow, identity.agent_id)
+    old = own_lease(uow, identity.agent_id, lease_id)
+    if not old.is_open:
+        return _replay(uow, identity, old, sealing)
+    agent = agent_of(uow, identity)
+    check_may_receive(uow, agent)
+    key = _key_of(uow, old)
+    new_id = uow.new_id("lease")
+    ip_token = seal_for(sealing, key, identity, new_id)
+    same_bank = old.bank_user_id == agent.owner_id
+    room = headroom(uow, agent, returning=0 if same_bank else old.held)
+    new_money = min(amount, room.amount)
+    if new_money <= 0:
+        return _deny(uow, old, room)
+    rolled_over = old.held if same_bank else 0
+    end_lease(uow, old, "refreshed", "return", actor=agent.id, successor_id=new_id)
+    lease = open_lease(
+        uow, agent, identity, key,
+        lease_id=new_id, amount=rolled_over + new_money, rolled_over=rolled_over,
+        runtime_id=old.runtime_id, ttl=old.ttl, policy=policy,
+    )  # fmt: skip
+    remember_release(uow, identity, key, lease, "LEASE_REFRESHED")
+    announce_grant(uow, lease, new_money, "lease_refreshed")
+    return Granted(lease, balance_of(uow, agent.id), key.base_url, new_money, rolled_over, ip_token=ip_token)
+
+
+def _key_of(uow: UnitOfWork, lease: Lease) -> ProviderKey:
+    key = uow.provider_keys.find(lease.provider_key_id)
+    if key is None:
+        raise NoProviderAssignedError("The provider key of the lease is gone")
+    return check_enabled(key)
+
+
+def _deny(uow: UnitOfWork, lease: Lease, room: Headroom) -> Denied:
+    uow.leases.put(kept_alive(lease, uow.now))
+    short = room.short_of == "agent"
+    return Denied(
+        "total_budget_exhausted" if short else "monthly_cap_reached",
+        balance_of(uow, lease.agent_id),
+    )
+
+
+def _replay(uow: UnitOfWork, identity: AgentIdentity, old: Lease, sealing: Sealing) -> Granted:
+    successor = uow.leases.find(old.successor_id) if old.successor_id else None
+    if successor is None or not successor.is_open or successor.reports:
+        raise _state_refusal(old)
+    key = _key_of(uow, successor)
+    return Granted(
+        successor,
+        balance_of(uow, old.agent_id),
+        key.base_url,
+        successor.granted - successor.rolled_over,
+        successor.rolled_over,
+        replayed=True,
+        ip_token=seal_for(sealing, key, identity, successor.id),
+    )
+
+
+def _state_refusal(lease: Lease) -> RefusalError:
+    if lease.status == "revoked":
+        return LeaseRevokedError("The lease was revoked", reason=lease.status_reason)
+    if lease.status_reason == "expired":
+        return LeaseExpiredError("The lease has expired")
+    if lease.successor_id:
+        return LeaseClosedError("The lease was refreshed", successor_lease_id=lease.successor_id)
+    return LeaseClosedError(f"The lease was {lease.status_reason}")
+
+
+def return_lease(
+    uow: UnitOfWork,
+    identity: AgentIdentity,
+    lease_id: str,
+    final_spent: Micros | None = None,
+    *,
+    policy: LeasePolicy = DEFAULT_POLICY,
+) -> Returned:
+    """Close a lease and give what it still holds back to the agent's budget. Asking again changes nothing.
+
+    Args:
+        uow: The open unit of work.
+        identity: The calling agent.
+        lease_id: The lease; if it was refreshed, its last successor is closed.
+        final_spent: Total cost the runtime knows of, in micro-USD; what the books lack is booked. None trusts them.
+        policy: The operator's rules.
+
+    Raises:
+        InsufficientScopeError, LeaseNotFoundError, ForbiddenError: As they say.
+        ValidationError: `final_spent` is negative or implausibly far above the books.
+
+    Source: protocol 005 message 6; contract budget.md 1.3 and 5.4.
+    """
+    check_may_call(identity)
+    if final_spent is not None and (type(final_spent) is not int or final_spent < 0):
+        raise ValidationError({"final_spent_usd": "must be 0 or more"})
+    catch_up(uow, identity.agent_id)
+    named = own_lease(uow, identity.agent_id, lease_id)
+    lease = effective(uow, named)
+    is_named = lease.id == named.id
+    discrepancy = lease.total_spent - final_spent if final_spent is not None and is_named else 0
+    if -discrepancy > policy.max_report:
+        raise ValidationError(
+            {
+                "final_spent_usd": f"is more than {format_usd(policy.max_report)} above what was reported;"
+                " was an amount in micro-USD sent as USD?"
+            }
+        )
+    already_closed = not lease.is_open
+    if not already_closed:
+        lease = _close(uow, lease, identity, unreported=max(0, -discrepancy), discrepancy=discrepancy)
+    return Returned(
+        lease=lease,
+        balance=balance_of(uow, lease.agent_id),
+        returned=lease.returned + lease.reclaimed,
+        discrepancy=discrepancy,
+        already_closed=already_closed,
+        successor_id=None if is_named else lease.id,
+    )
+
+
+def _close(uow: UnitOfWork, lease: Lease, identity: AgentIdentity, *, unreported: Micros, discrepancy: Micros) -> Lease:
+    agent = agent_of(uow, identity)
+    covered = min(unreported, lease.held)
+    lease = post_to_lease(uow, lease, "spend", covered, cause="reconcile", actor=agent.id)
+    lease = post_to_lease(uow, lease, "overspend", unreported - covered, cause="reconcile", actor=agent.id)
+    lease = lease._replace(unattributed=lease.unattributed + unreported, last_activity_at=uow.now)
+    lease = end_lease(uow, lease, "returned", "return", actor=agent.id)
+    actor = Actor("agent", agent.id, token_id=identity.token_id)
+    uow.audit.append(
+        AuditNote("LEASE_RETURNED", "budget", "lease", lease.id, actor, metadata={"returned_micros": lease.returned})
+    )
+    if discrepancy:
+        note = {"discrepancy_micros": discrepancy, "unreported_micros": unreported}
+        uow.audit.append(AuditNote("BUDGET_DISCREPANCY", "budget", "lease", lease.id, actor, metadata=note))
+    if not uow.leases.open_of(agent.id):
+        note_runtime_event(uow, agent, "last_lease_returned")
+    return lease
+
+
+def revoke_leases(uow: UnitOfWork, leases: Sequence[Lease], *, reason: str, actor: Actor) -> list[Lease]:
+    """Take back what open leases hold and end them; terminal ones are left as they are.
+
+    Args:
+        uow: The open unit of work.
+        leases: Leases as they are now.
+        reason: The status reason, such as `manual` or `agent_stopped`.
+        actor: Who revokes.
+
+    Source: contract budget.md 2 and 10.
+    """
+    revoked = [
+        end_lease(uow, lease, "revoked", "reclaim", actor=actor.id, reason=reason) for lease in leases if lease.is_open
+    ]
+    for lease in revoked:
+        uow.audit.append(AuditNote("LEASE_REVOKED", "budget", "lease", lease.id, actor, reason=reason))
+    return revoked
+
+
+def get_lease(uow: UnitOfWork, lease_id: str) -> Lease:
+    """Return a lease as it is at this instant.
+
+    Raises:
+        LeaseNotFoundError: No such lease.
+    """
+    lease = uow.leases.find(lease_id) if is_id(lease_id, "lease") else None
+    if lease is None:
+        raise LeaseNotFoundError("No such lease")
+    catch_up(uow, lease.agent_id)
+    return uow.leases.find(lease_id) or lease
+
+
+def list_leases(uow: UnitOfWork, which: LeaseFilter, paging: Paging) -> Page[Lease]:
+    """Return leases, newest first; an agent's own are brought up to this instant."""
+    if which.agent_id is not None:
+        catch_up(uow, which.agent_id)
+    return uow.leases.page(which, paging)

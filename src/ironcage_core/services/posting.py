@@ -1,0 +1,94 @@
+"""Posting: the one way from a use case to the ledger.
+
+Every movement of money writes its entry, the agent's balance, the lease and the owner's bank together.
+"""
+
+from ironcage_core.domain.instants import period_of
+from ironcage_core.domain.leases import Lease, counted
+from ironcage_core.domain.ledger import Balance, Entry, EntryKind, apply
+from ironcage_core.domain.money import Micros
+from ironcage_core.errors import AgentNotFoundError
+from ironcage_core.ports.storage import UnitOfWork
+
+
+def balance_of(uow: UnitOfWork, agent_id: str) -> Balance:
+    """Return the agent's balance.
+
+    Raises:
+        AgentNotFoundError: No such agent.
+    """
+    balance = uow.balances.find(agent_id)
+    if balance is None:
+        raise AgentNotFoundError("No such agent", agent_id=agent_id)
+    return balance
+
+
+def post_to_lease(
+    uow: UnitOfWork,
+    lease: Lease,
+    kind: EntryKind,
+    amount: Micros,
+    *,
+    cause: str,
+    actor: str,
+    ref: str | None = None,
+) -> Lease:
+    """Post an entry that belongs to a lease and return the lease as stored.
+
+    Args:
+        uow: The open unit of work.
+        lease: The lease as it is now.
+        kind: Any kind but `adjust`.
+        amount: Micro-USD; 0 posts nothing.
+        cause: The word for why, such as `report` or `ttl`.
+        actor: Who caused it: an agent, a user or `system`.
+        ref: The request or document behind it.
+    """
+    if amount == 0:
+        return lease
+    after = counted(lease, kind, amount)
+    uow.leases.put(after)
+    _post(uow, lease.agent_id, kind, amount, lease_id=lease.id, bank=lease.bank_user_id, why=(cause, ref, actor))
+    return after
+
+
+def post_adjustment(
+    uow: UnitOfWork, agent_id: str, delta: Micros, *, owner_id: str, cause: str, actor: str, ref: str | None = None
+) -> Balance:
+    """Post a change of an agent's allocation by `delta` micro-USD and return the balance after it."""
+    return _post(uow, agent_id, "adjust", delta, lease_id=None, bank=owner_id, why=(cause, ref, actor))
+
+
+def _post(
+    uow: UnitOfWork,
+    agent_id: str,
+    kind: EntryKind,
+    amount: Micros,
+    *,
+    lease_id: str | None,
+    bank: str,
+    why: tuple[str, str | None, str],
+) -> Balance:
+    now = uow.now
+    before = balance_of(uow, agent_id)
+    after = apply(before, kind, amount, at=now)
+    uow.balances.put(after)
+    period = period_of(now)
+    spent, held = after.spent - before.spent, after.held - before.held
+    if spent or held:
+        uow.banks.add(bank, period, spent=spent, held=held)
+    cause, ref, actor = why
+    uow.ledger.append(
+        Entry(
+            None, uow.new_id("led"), now, agent_id, lease_id, bank, period, kind, amount, cause, ref, actor,
+            after.allocated, after.spent, after.held,
+        )
+    )  # fmt: skip
+    if after.status != before.status:
+        uow.feed.append(
+            "AGENT_EVENT",
+            agent_id=agent_id,
+            name="budget_status_changed",
+            data={"status": after.status, "previous_status": before.status},
+        )
+    return after

@@ -1,0 +1,270 @@
+"""Reporting: booking what a call has cost.
+
+A report is a fact. Whatever the state of its lease, the money is gone at the provider, so it is booked: against the
+hold as far as that reaches, the rest as overspend. `(agent_id, request_id)` makes it count once, for ever.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+from ironcage_core.domain.agents import Agent
+from ironcage_core.domain.audit import Actor, AuditNote
+from ironcage_core.domain.ic_tokens import AgentIdentity
+from ironcage_core.domain.leases import (
+    DEFAULT_POLICY,
+    REFRESH_THRESHOLD,
+    Lease,
+    LeasePolicy,
+    kept_alive,
+    moved,
+    split_spend,
+)
+from ironcage_core.domain.ledger import Balance
+from ironcage_core.domain.money import Micros
+from ironcage_core.domain.prices import PriceTable
+from ironcage_core.domain.texts import text_problem
+from ironcage_core.domain.usage import (
+    PricedReport,
+    UsageRecord,
+    UsageReport,
+    is_same_call,
+    price_report,
+    report_problems,
+)
+from ironcage_core.errors import ConflictError, RefusalError, RequestIdConflictError, ValidationError
+from ironcage_core.ports.storage import UnitOfWork
+from ironcage_core.services.expiry import announce_end, catch_up
+from ironcage_core.services.granting import agent_of, check_may_call
+from ironcage_core.services.leasing import effective, own_lease
+from ironcage_core.services.posting import balance_of, post_to_lease
+
+
+@dataclass(frozen=True, slots=True)
+class Booked:
+    """What the books hold of one report; money in micro-USD. `lease` is the one that was charged."""
+
+    request_id: str
+    duplicate: bool
+    cost: Micros
+    overspent: Micros
+    lease: Lease
+
+
+@dataclass(frozen=True, slots=True)
+class Reported:
+    """A booked report and where it leaves the agent.
+
+    `stop` means: start no new call.
+    """
+
+    booked: Booked
+    balance: Balance
+    stop: bool
+
+    @property
+    def refresh_recommended(self) -> bool:
+        """Whether the lease runs low."""
+        return self.booked.lease.held < REFRESH_THRESHOLD
+
+
+@dataclass(frozen=True, slots=True)
+class ItemResult:
+    """The fate of one item of a batch."""
+
+    index: int
+    request_id: object
+    status: Literal["accepted", "duplicate", "conflict", "rejected"]
+    booked: Booked | None = None
+    refusal: RefusalError | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class BatchReported:
+    """The fate of each item, the leases that were charged as they are now, and the agent's balance."""
+
+    results: Sequence[ItemResult]
+    leases: Sequence[Lease]
+    balance: Balance
+    hindered: bool
+
+    @property
+    def rejected(self) -> int:
+        """How many items were not booked; conflicts count."""
+        return sum(result.booked is None for result in self.results)
+
+
+def must_stop(agent: Agent, lease: Lease) -> bool:
+    """Tell a runtime of this lease whether to start no new call."""
+    return lease.status != "active" or lease.held == 0 or agent.hindrance is not None
+
+
+def report(
+    uow: UnitOfWork,
+    identity: AgentIdentity,
+    reported: UsageReport,
+    *,
+    prices: PriceTable,
+    policy: LeasePolicy = DEFAULT_POLICY,
+) -> Reported:
+    """Book one call.
+
+    Raises:
+        InsufficientScopeError: The token lacks `llm:call`.
+        ValidationError: A field breaks its rule; nothing is booked.
+        LeaseNotFoundError, ForbiddenError: Not a lease of this agent.
+        RequestIdConflictError: The request id is known with other content.
+
+    Source: protocol 005; contract budget.md 1.3 and 5.2.
+    """
+    check_may_call(identity)
+    catch_up(uow, identity.agent_id)
+    booked = _book(uow, identity, reported, prices, policy)
+    agent = agent_of(uow, identity)
+    return Reported(booked, balance_of(uow, identity.agent_id), must_stop(agent, booked.lease))
+
+
+def report_batch(
+    uow: UnitOfWork,
+    identity: AgentIdentity,
+    reports: Sequence[UsageReport],
+    *,
+    prices: PriceTable,
+    policy: LeasePolicy = DEFAULT_POLICY,
+) -> BatchReported:
+    """Book many calls in order, in one unit of work; a bad item does not keep the others out.
+
+    Raises:
+        InsufficientScopeError: The token lacks `llm:call`.
+        ValidationError: No item, or more than the policy allows; nothing is booked.
+
+    Source: contract budget.md 5.2, batch.
+    """
+    check_may_call(identity)
+    if not 1 <= len(reports) <= policy.max_batch:
+        raise ValidationError({"reports": f"must have 1 to {policy.max_batch} items"})
+    catch_up(uow, identity.agent_id)
+    uow.usage.expect(
+        identity.agent_id, [item.request_id for item in reports if text_problem(item.request_id, longest=100) is None]
+    )
+    results = [_book_item(uow, identity, index, item, prices, policy) for index, item in enumerate(reports)]
+    charged = {result.booked.lease.id: result.booked.lease for result in results if result.booked}
+    agent = agent_of(uow, identity)
+    return BatchReported(
+        results=results,
+        leases=[uow.leases.find(lease_id) or lease for lease_id, lease in charged.items()],
+        balance=balance_of(uow, agent.id),
+        hindered=agent.hindrance is not None,
+    )
+
+
+def _book_item(
+    uow: UnitOfWork, identity: AgentIdentity, index: int, item: UsageReport, prices: PriceTable, policy: LeasePolicy
+) -> ItemResult:
+    # _book refuses before it writes, so a refused item leaves nothing behind in the unit of work it shares.
+    try:
+        booked = _book(uow, identity, item, prices, policy)
+    except RefusalError as refusal:
+        status: Literal["conflict", "rejected"] = "conflict" if isinstance(refusal, ConflictError) else "rejected"
+        return ItemResult(index, item.request_id, status, refusal=refusal)
+    return ItemResult(index, item.request_id, "duplicate" if booked.duplicate else "accepted", booked)
+
+
+def _book(
+    uow: UnitOfWork, identity: AgentIdentity, reported: UsageReport, prices: PriceTable, policy: LeasePolicy
+) -> Booked:
+    problems = report_problems(reported, now=uow.now, policy=policy)
+    if problems:
+        raise ValidationError(problems)
+    priced = price_report(reported, prices)
+    if priced is None:
+        raise ValidationError(
+            {"cost_usd": "is needed: input and output tokens of a model with a known price are not there"}
+        )
+    if priced.cost > policy.max_report:
+        raise ValidationError({"cost_usd": "is above the most a report may cost"})
+    named = own_lease(uow, identity.agent_id, reported.lease_id)
+    known = uow.usage.find(identity.agent_id, reported.request_id)
+    if known is not None:
+        return _replay(uow, known, priced)
+    lease = effective(uow, named)
+    return _charge(uow, identity, lease, priced)
+
+
+def _replay(uow: UnitOfWork, known: UsageRecord, priced: PricedReport) -> Booked:
+    lease = uow.leases.find(known.lease_id) if known.lease_id else None
+    if lease is None or not is_same_call(known, priced):
+        raise RequestIdConflictError(
+            "This request id was reported before with other content", recorded_cost=known.cost_micros
+        )
+    return Booked(priced.report.request_id, True, known.cost_micros, known.overspent_micros, lease)
+
+
+def _charge(uow: UnitOfWork, identity: AgentIdentity, lease: Lease, priced: PricedReport) -> Booked:
+    agent_id = identity.agent_id
+    request_id = priced.report.request_id
+    split = split_spend(lease, priced.cost)
+    lease = post_to_lease(uow, lease, "spend", split.covered, cause="report", actor=agent_id, ref=request_id)
+    lease = post_to_lease(uow, lease, "overspend", split.uncovered, cause="report", actor=agent_id, ref=request_id)
+    if split.already_booked:
+        lease = lease._replace(unattributed=lease.unattributed - split.already_booked)
+    lease = _touched(uow, lease)
+    record = _record(uow, lease, priced, split.uncovered)
+    uow.usage.put(record)
+    _tell(uow, identity, record, priced)
+    return Booked(request_id, False, priced.cost, split.uncovered, lease)
+
+
+def _touched(uow: UnitOfWork, lease: Lease) -> Lease:
+    """Count the report on the lease, keep it alive, and expire it when its hold is used up."""
+    lease = kept_alive(lease, uow.now, reports=1)
+    if lease.status == "active" and lease.held == 0:
+        lease = moved(lease, "exhausted", at=uow.now)
+        announce_end(uow, lease, "lease_expired")
+    uow.leases.put(lease)
+    return lease
+
+
+def _record(uow: UnitOfWork, lease: Lease, priced: PricedReport, overspent: Micros) -> UsageRecord:
+    reported = priced.report
+    has_split = reported.input_tokens is not None and reported.output_tokens is not None
+    return UsageRecord(  # by position: naming 28 columns costs as much as booking them
+        uow.new_id("trace"), lease.agent_id, lease.bank_user_id, lease.project_id,
+        reported.request_id, None, reported.request_id, lease.id,
+        uow.now if reported.occurred_at is None else reported.occurred_at, uow.now,
+        "completed", reported.model, reported.provider, lease.provider_key_id,
+        (reported.input_tokens or 0) if has_split else 0,
+        (reported.output_tokens or 0) if has_split else 0,
+        0 if has_split else priced.tokens,
+        priced.cost, "report", None, priced.cost, priced.expected_cost, overspent,
+        None, None, None, None, None,
+    )  # fmt: skip
+
+
+def _tell(uow: UnitOfWork, identity: AgentIdentity, record: UsageRecord, priced: PricedReport) -> None:
+    uow.feed.append(
+        "AGENT_EVENT",
+        agent_id=record.agent_id,
+        name="llm_call",
+        data={
+            "model": record.model,
+            "provider": record.provider,
+            "tokens": priced.tokens,
+            "cost_micros": record.cost_micros,
+            "request_id": record.request_id,
+            "trace_id": record.id,
+        },
+    )
+    if record.overspent_micros:
+        _note(uow, identity, record, "BUDGET_OVERSPENT", {"overspent_micros": record.overspent_micros})
+    if priced.is_implausible:
+        numbers = {"cost_micros": record.cost_micros, "expected_cost_micros": priced.expected_cost}
+        _note(uow, identity, record, "COST_MISMATCH", numbers)
+
+
+def _note(
+    uow: UnitOfWork, identity: AgentIdentity, record: UsageRecord, operation: str, numbers: dict[str, int | None]
+) -> None:
+    actor = Actor("agent", identity.agent_id, token_id=identity.token_id)
+    metadata = {"request_id": record.request_id, **numbers}
+    uow.audit.append(AuditNote(operation, "budget", "lease", record.lease_id, actor, metadata=metadata))

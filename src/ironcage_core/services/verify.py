@@ -1,0 +1,174 @@
+"""Verify: recompute every number from what it is the sum of, and name each difference.
+
+The ledger is read once, agent by agent; nothing that is stored as a total is trusted.
+"""
+
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import dataclass
+from itertools import groupby
+
+from ironcage_core.domain.audit import row_hash
+from ironcage_core.domain.instants import period_of
+from ironcage_core.domain.leases import Lease
+from ironcage_core.domain.ledger import EFFECTS, Entry
+from ironcage_core.domain.money import Micros
+from ironcage_core.ports.storage import UnitOfWork
+
+
+@dataclass(frozen=True, slots=True)
+class Difference:
+    """One stored number that is not what its sources say."""
+
+    subject: str
+    number: str
+    stored: object
+    recomputed: object
+
+
+@dataclass(frozen=True, slots=True)
+class Verification:
+    """What was checked, and every difference found."""
+
+    agents: int
+    leases: int
+    entries: int
+    audit_rows: int
+    differences: list[Difference]
+
+    @property
+    def holds(self) -> bool:
+        """Whether the books add up."""
+        return not self.differences
+
+
+class _Sums:
+    """Sums of entries by the column they move: of an agent, of its leases and of the banks."""
+
+    def __init__(self) -> None:
+        self.entries = 0
+        self.bank_spent: Counter[tuple[str, str]] = Counter()
+        self.bank_held: Counter[str] = Counter()
+
+
+def verify(uow: UnitOfWork, agent_id: str | None = None) -> Verification:
+    """Recompute balances, leases, banks, counts and the audit chain.
+
+    Args:
+        uow: An open unit of work; a read snapshot is enough.
+        agent_id: Check only this agent's balance and leases; None checks everything.
+
+    Source: contract budget.md 1.2 (E1 to E8), 1.4 (I1, I2, I6) and 15; identity.md 11.
+    """
+    sums = _Sums()
+    differences: list[Difference] = []
+    agents = leases = 0
+    posted = groupby(uow.ledger.by_agent(agent_id), key=lambda entry: entry.agent_id)
+    group = next(posted, None)
+    for balance in uow.balances.all():
+        if agent_id not in {None, balance.agent_id}:
+            continue
+        agents += 1
+        entries: list[Entry] | Iterator[Entry] = []
+        if group is not None and group[0] == balance.agent_id:
+            entries = group[1]
+        of_leases, found = _check_agent(uow, balance.agent_id, entries, sums)
+        differences += found
+        leases += of_leases
+        if group is not None and group[0] == balance.agent_id:
+            group = next(posted, None)
+    if group is not None:
+        differences.append(Difference(group[0], "balance", "missing", "has ledger entries"))
+    audit_rows = 0
+    if agent_id is None:
+        differences += _check_banks(uow, sums)
+        differences += _check_counts(uow)
+        audit_rows, broken = _check_audit(uow)
+        differences += broken
+    return Verification(agents, leases, sums.entries, audit_rows, differences)
+
+
+def _check_agent(
+    uow: UnitOfWork, agent_id: str, entries: list[Entry] | Iterator[Entry], sums: _Sums
+) -> tuple[int, list[Difference]]:
+    of_agent: Counter[str] = Counter()
+    of_lease: dict[str, Counter[str]] = {}
+    differences: list[Difference] = []
+    for entry in entries:
+        sums.entries += 1
+        effect = EFFECTS[entry.kind]
+        for number in ("allocated", "spent", "overspent", "held"):
+            of_agent[number] += getattr(effect, number) * entry.amount
+        sums.bank_held[entry.bank_user_id] += effect.held * entry.amount
+        sums.bank_spent[entry.bank_user_id, entry.period] += effect.spent * entry.amount
+        if entry.lease_id and effect.lease_column:
+            of_lease.setdefault(entry.lease_id, Counter())[effect.lease_column] += entry.amount
+        differences += _check_entry(entry, of_agent)
+    balance = uow.balances.find(agent_id)
+    for number in ("allocated", "spent", "overspent", "held"):
+        stored = getattr(balance, number)
+        if stored != of_agent[number]:
+            differences.append(Difference(agent_id, number, stored, of_agent[number]))
+    reported = {row.lease_id: row.cost for row in uow.usage.reported_by_lease(agent_id)}
+    leases = held = 0
+    for lease in uow.leases.of_agent(agent_id):
+        leases += 1
+        held += lease.held
+        differences += _check_lease(lease, of_lease.pop(lease.id, Counter()), reported.pop(lease.id, 0))
+    if held != of_agent["held"]:
+        differences.append(Difference(agent_id, "held by its leases", held, of_agent["held"]))
+    differences += [Difference(agent_id, "lease", "missing", lease_id) for lease_id in {*of_lease, *reported}]
+    return leases, differences
+
+
+def _check_entry(entry: Entry, running: Counter[str]) -> Iterator[Difference]:
+    after = (entry.allocated_after, entry.spent_after, entry.held_after)
+    recomputed = (running["allocated"], running["spent"], running["held"])
+    if after != recomputed:
+        yield Difference(entry.id, "balances after the entry", after, recomputed)
+    if entry.period != period_of(entry.posted_at):
+        yield Difference(entry.id, "period", entry.period, period_of(entry.posted_at))
+
+
+def _check_lease(lease: Lease, posted: Counter[str], reported: Micros) -> Iterator[Difference]:
+    for number in ("granted", "spent", "overspent", "returned", "reclaimed"):
+        if getattr(lease, number) != posted[number]:
+            yield Difference(lease.id, number, getattr(lease, number), posted[number])
+    if lease.total_spent != reported + lease.unattributed:
+        yield Difference(lease.id, "total spent", lease.total_spent, reported + lease.unattributed)
+    if lease.held < 0 or (lease.held and not lease.is_open):
+        yield Difference(lease.id, "held", lease.held, 0)
+    if lease.is_open != (lease.due_at is not None):
+        yield Difference(lease.id, "due_at", lease.due_at, lease.status)
+
+
+def _check_banks(uow: UnitOfWork, sums: _Sums) -> Iterator[Difference]:
+    spent = uow.banks.all_spent()
+    for key in {*spent, *sums.bank_spent}:
+        if spent.get(key, 0) != sums.bank_spent[key]:
+            yield Difference("/".join(key), "bank spent", spent.get(key, 0), sums.bank_spent[key])
+    held = uow.banks.all_held()
+    for user_id in {*held, *sums.bank_held}:
+        if held.get(user_id, 0) != sums.bank_held[user_id]:
+            yield Difference(user_id, "bank held", held.get(user_id, 0), sums.bank_held[user_id])
+
+
+def _check_counts(uow: UnitOfWork) -> Iterator[Difference]:
+    for what, counts in (("entries", uow.ledger.counts()), ("leases", uow.leases.counts())):
+        for (agent_id, of), (maintained, counted) in counts.items():
+            if maintained != counted:
+                yield Difference(agent_id, f"number of {of} {what}", maintained, counted)
+
+
+def _check_audit(uow: UnitOfWork) -> tuple[int, list[Difference]]:
+    heads: dict[str, str] = {}
+    broken = []
+    rows = 0
+    for row in uow.audit.rows():
+        rows += 1
+        # The first kept row of a chain anchors it: what stood before may have been pruned.
+        expected = heads.get(row.chain, row.prev_hash)
+        if row.prev_hash != expected or row_hash(row, row.prev_hash) != row.hash:
+            broken.append(Difference(row.id, "audit chain", row.hash, "does not follow"))
+        heads[row.chain] = row.hash
+    return rows, broken
