@@ -1,0 +1,1 @@
+"""The outer face of ironcage: the command line, later HTTP and WebSocket."""
