@@ -6,7 +6,8 @@ Parsing is pure, so whoever reloads a table keeps the old one when the new one i
 
 import json
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
+from functools import lru_cache
 from decimal import Context, Decimal, DecimalException, Inexact, InvalidOperation
 from types import MappingProxyType
 from typing import Any, Final
@@ -74,8 +75,6 @@ class ModelPrice:
     cache_read_above_200k: int | None = None
     cache_write_above_200k: int | None = None
     max_output_tokens: int | None = None
-    rates: tuple[int, int, int, int] = field(init=False, repr=False, compare=False)
-    long_rates: tuple[int, int, int, int] = field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
         for name in _USD_KEYS:
@@ -86,18 +85,6 @@ class ModelPrice:
         maximum = self.max_output_tokens
         if maximum is not None and (type(maximum) is not int or maximum < 1):
             raise ValidationError({"max_output_tokens": "must be a whole number of at least 1"})
-        # What is missing is settled here once, because every report is priced.
-        object.__setattr__(self, "rates", self._rates(is_long=False))
-        object.__setattr__(self, "long_rates", self._rates(is_long=True))
-
-    def _rates(self, *, is_long: bool) -> tuple[int, int, int, int]:
-        p_in = _known(self.input_above_200k if is_long else None, self.input)
-        return (
-            p_in,
-            _known(self.cache_read_above_200k if is_long else None, self.cache_read, p_in),
-            _known(self.cache_write_above_200k if is_long else None, self.cache_write, p_in),
-            _known(self.output_above_200k if is_long else None, self.output),
-        )
 
 
 @dataclass(frozen=True, slots=True, eq=False, kw_only=True)
@@ -155,10 +142,22 @@ def cost_micros(price: ModelPrice, tokens: TokenCounts) -> Micros:
 
     Source: contract budget.md 12.
     """
-    p_in, p_read, p_write, p_out = price.long_rates if tokens.input > LONG_INPUT_TOKENS else price.rates
+    p_in, p_read, p_write, p_out = _rates(price, is_long=tokens.input > LONG_INPUT_TOKENS)
     plain = tokens.input - tokens.cached_input - tokens.cache_write
     total = plain * p_in + tokens.cached_input * p_read + tokens.cache_write * p_write + tokens.output * p_out
     return -(-total // TOKENS_PER_PRICE)
+
+
+@lru_cache(maxsize=4096)
+def _rates(price: ModelPrice, *, is_long: bool) -> tuple[int, int, int, int]:
+    """Return what input, cache reads, cache writes and output cost; remembered, because every report is priced."""
+    p_in = _known(price.input_above_200k if is_long else None, price.input)
+    return (
+        p_in,
+        _known(price.cache_read_above_200k if is_long else None, price.cache_read, p_in),
+        _known(price.cache_write_above_200k if is_long else None, price.cache_write, p_in),
+        _known(price.output_above_200k if is_long else None, price.output),
+    )
 
 
 def max_cost_micros(price: ModelPrice, *, input_tokens: int, requested_max_tokens: int | None) -> Micros:
