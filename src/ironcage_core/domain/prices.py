@@ -7,8 +7,8 @@ Parsing is pure, so whoever reloads a table keeps the old one when the new one i
 import json
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from functools import lru_cache
 from decimal import Context, Decimal, DecimalException, Inexact, InvalidOperation
+from functools import lru_cache
 from types import MappingProxyType
 from typing import Any, Final
 
