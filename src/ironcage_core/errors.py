@@ -7,7 +7,6 @@ IroncageError
 │   ├── ForbiddenError               403  FORBIDDEN and the state and money codes
 │   ├── NotFoundError                404  *_NOT_FOUND
 │   ├── ConflictError                409  one code a state
-│   ├── LimitReachedError            429  USAGE_LIMIT_EXCEEDED
 │   └── UnavailableError             503  SERVICE_UNAVAILABLE, CRYPTO_UNAVAILABLE
 ├── FaultError                       500  INTERNAL_ERROR: ours, logged, never explained to the caller
 └── StartupError                     the process must not start; the message says what to do
@@ -63,12 +62,6 @@ class UnsupportedProviderError(RefusalError):
     """A provider name this product does not know."""
 
     code = "UNSUPPORTED_PROVIDER"
-
-
-class IncompatibleVersionError(RefusalError):
-    """A runtime older than the configured minimum."""
-
-    code = "INCOMPATIBLE_VERSION"
 
 
 # --- 401 ---------------------------------------------------------------------
@@ -219,12 +212,6 @@ class TooManyLeasesError(ConflictError):
     code = "TOO_MANY_LEASES"
 
 
-class DuplicateError(ConflictError):
-    """A unique name or key is taken."""
-
-    code = "DUPLICATE"
-
-
 class BudgetBelowSpentError(RefusalError):
     """An allocation below what the agent has already spent (400)."""
 
@@ -253,15 +240,6 @@ class IcTokenExistsError(ConflictError):
     """The agent has an active IC token already."""
 
     code = "IC_TOKEN_EXISTS"
-
-
-# --- 429 ---------------------------------------------------------------------
-
-
-class LimitReachedError(RefusalError):
-    """A token or request cap of a usage limit is reached."""
-
-    code = "USAGE_LIMIT_EXCEEDED"
 
 
 # --- 503 ---------------------------------------------------------------------

@@ -33,6 +33,11 @@ class Refused(click.ClickException):
         super().__init__(f"{error.message} ({error.code})")
 
 
+def _console() -> Console:
+    # Never narrower than the widest table, so that a pipe or a small window cuts no number off.
+    return Console(width=max(Console().width, 100), highlight=False)
+
+
 @click.group(context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(package_name="ironcage")
 def main() -> None:
@@ -42,7 +47,7 @@ def main() -> None:
 @main.command()
 def demo() -> None:
     """Play one agent's day on a temporary database and check the books."""
-    console = Console()
+    console = _console()
     clock = SystemClock()
     with tempfile.TemporaryDirectory(prefix="ironcage-demo-") as folder:
         file = Path(folder) / "demo.db"
@@ -66,7 +71,7 @@ def demo() -> None:
 @click.option("--agent", "agent_id", help="Check only this agent.")
 def verify(database: Path, agent_id: str | None) -> None:
     """Recompute every balance of DATABASE from its ledger; exit 1 if anything differs."""
-    console = Console()
+    console = _console()
     try:
         with SqliteStore(database) as store:
             complaints = store.check_file()

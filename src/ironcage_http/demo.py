@@ -97,8 +97,12 @@ def play(cast: Cast, console: Console) -> bool:
     )
     over = _overshoot(runtime, cast, lease_id, again.booked.lease.held)
     console.print(f"[bold]overshoot[/]   a call beyond the lease: {format_usd(over)} booked as overspend")
-    closed = runtime.call(return_lease, lease_id)
-    console.print(f"[bold]return[/]      the lease is {closed.lease.status}; {format_usd(closed.returned)} went back")
+    last = runtime.call(handshake, HandshakeRequest(requested=_usd("0.50")), sealing=cast.sealing)
+    closed = runtime.call(return_lease, last.lease.id)
+    console.print(
+        f"[bold]return[/]      a third lease of {format_usd(last.new_money)} is {closed.lease.status}; "
+        f"{format_usd(closed.returned)} went back"
+    )
     checked = cast.store.read(verify)
     _show_ledger(cast, runtime.agent_id, console)
     _show_balance(closed.balance, console)
@@ -144,9 +148,7 @@ def _spend(cast: Cast, runtime: Runtime, granted: Granted, console: Console) -> 
         outcome = runtime.call(report_batch, [_call_of(lease_id, number) for number in batch], prices=cast.prices)
         if outcome.rejected:
             raise ValueError(f"{outcome.rejected} reports were rejected")
-    console.print(
-        f"[bold]calls[/]       {CALLS} calls of {MODEL}, priced by {cast.prices.source} {cast.prices.version}"
-    )
+    console.print(f"[bold]calls[/]       {CALLS} calls of {MODEL}, priced by the table of {cast.prices.date}")
     return lease_id
 
 
@@ -194,7 +196,7 @@ def _show_ledger(cast: Cast, agent_id: str, console: Console) -> None:
 def _cells(entry: Entry) -> list[str]:
     remaining = entry.allocated_after - entry.spent_after - entry.held_after
     amounts = (entry.amount, entry.spent_after, entry.held_after, remaining)
-    return [str(entry.seq), format_instant(entry.posted_at), entry.kind, entry.cause, *map(format_usd, amounts)]
+    return [str(entry.seq), format_instant(entry.posted_at)[11:-1], entry.kind, entry.cause, *map(format_usd, amounts)]
 
 
 def _show_balance(balance: Balance, console: Console) -> None:

@@ -1,0 +1,124 @@
+"""The command line, as an operator meets it."""
+
+import sqlite3
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner
+
+from ironcage_http.cli import main
+from ironcage_storage.sqlite.store import SqliteStore
+from tests.support.world import USD, SetClock, World
+
+
+@pytest.fixture
+def database(tmp_path: Path) -> Path:
+    """A file with one agent that spent a dollar, and one that spent nothing."""
+    file = tmp_path / "iron.db"
+    clock = SetClock()
+    with SqliteStore(file, clock=clock) as store:
+        world = World(store, clock)
+        agent = world.agent()
+        agent.report(agent.handshake().lease.id, "r1", USD)
+        world.agent()
+    return file
+
+
+def run(*arguments: object) -> tuple[int, str]:
+    result = CliRunner().invoke(main, [str(argument) for argument in arguments])
+    return result.exit_code, " ".join(result.output.split())
+
+
+def tamper(file: Path, *statements: str) -> None:
+    connection = sqlite3.connect(file)
+    for statement in statements:
+        connection.execute(statement)
+    connection.commit()
+    connection.close()
+
+
+def test_the_demo_ends_with_books_that_add_up() -> None:
+    """Make demo: exit 0 only if every balance recomputes."""
+    code, output = run("demo")
+
+    assert code == 0
+    assert "the IP token opens to the provider key: yes" in output
+    assert "counted once" in output
+    assert "everything adds up" in output
+    assert "sk-demo-0123" not in output
+
+
+def test_verify_says_that_a_sound_database_adds_up(database: Path) -> None:
+    """Exit 0, and what was recomputed."""
+    code, output = run("verify", database)
+
+    assert (code, "2 agents, 1 leases, 4 ledger entries" in output) == (0, True)
+
+
+@pytest.mark.parametrize(
+    ("statements", "number"),
+    [
+        (["UPDATE agent_budgets SET spent = spent + 1 WHERE spent > 0"], "spent"),
+        (["UPDATE agent_budgets SET allocated = allocated * 2"], "allocated"),
+        (["UPDATE leases SET granted = granted + 1"], "granted"),
+        (["UPDATE leases SET unattributed = 5"], "total spent"),
+        (["UPDATE bank_months SET spent = 0"], "bank spent"),
+        (["UPDATE bank_holds SET held = held - 1"], "bank held"),
+        (["UPDATE ledger_counts SET n = n + 1"], "number of adjust entries"),
+        (["UPDATE lease_counts SET n = 7"], "number of active leases"),
+        (["UPDATE usage_records SET report_cost_micros = 1"], "total spent"),
+        (["DROP TRIGGER ledger_no_update", "UPDATE ledger SET amount = amount + 1 WHERE kind = 'spend'"], "spent"),
+        (["DROP TRIGGER ledger_no_delete", "DELETE FROM ledger WHERE kind = 'spend'"], "spent"),
+        (["DROP TRIGGER audit_no_update", "UPDATE audit_log SET actor_id = 'me' WHERE seq = 2"], "audit chain"),
+        (["DROP TRIGGER audit_no_delete", "DELETE FROM audit_log WHERE seq = 4"], "audit chain"),
+        (["DELETE FROM agent_budgets WHERE spent = 0"], "balance"),
+    ],
+)
+def test_verify_names_what_was_changed_behind_its_back(database: Path, statements: list[str], number: str) -> None:
+    """Whoever has the file can change it; the books tell."""
+    tamper(database, *statements)
+
+    code, output = run("verify", database)
+
+    assert (code, number in output) == (1, True), output
+
+
+def test_verify_of_one_agent_looks_at_that_agent_alone(database: Path) -> None:
+    """The other agent's books are not read; an unknown agent is wrong usage."""
+    with SqliteStore(database) as store:
+        spender, saver = [balance.agent_id for balance in store.read(lambda uow: list(uow.balances.all()))]
+    tamper(database, f"UPDATE agent_budgets SET spent = 5 WHERE agent_id = '{spender}'")
+
+    assert run("verify", database, "--agent", saver)[0] == 0
+    assert run("verify", database, "--agent", spender)[0] == 1
+    assert run("verify", database, "--agent", "agent_nobody")[0] == 2
+
+
+@pytest.mark.parametrize("content", [b"not a database at all, but long enough to be read as one" * 20, b"short"])
+def test_a_file_that_is_no_database_is_refused_and_left_alone(tmp_path: Path, content: bytes) -> None:
+    """Exit 3 with what to do."""
+    file = tmp_path / "notes.txt"
+    file.write_bytes(content)
+
+    code, output = run("verify", file)
+
+    assert (code, "DATABASE_DAMAGED" in output) == (3, True)
+    assert file.read_bytes() == content
+
+
+def test_a_newer_database_is_refused(database: Path) -> None:
+    """Exit 3: upgrade this program."""
+    tamper(
+        database,
+        "INSERT INTO _sqlite_migrations (migration_set, name, applied_at) VALUES ('ironcage', 'the_future', 'now')",
+    )
+
+    code, output = run("verify", database)
+
+    assert (code, "DATABASE_NEWER" in output) == (3, True)
+
+
+def test_a_missing_file_is_wrong_usage(tmp_path: Path) -> None:
+    """Exit 2, and no file is made."""
+    assert run("verify", tmp_path / "nowhere.db")[0] == 2
+    assert list(tmp_path.iterdir()) == []
