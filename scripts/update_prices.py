@@ -15,7 +15,8 @@ from pathlib import Path
 from typing import Final
 from zipfile import ZipFile
 
-from ironcage_core.domain.prices import PRICE_UNIT, ModelPrice, PriceTable, parse_usd_per_token_table
+from ironcage_core.domain.price_tables import PRICE_UNIT, parse_usd_per_token_table
+from ironcage_core.domain.prices import ModelPrice, PriceTable
 
 PACKAGE: Final = "litellm"
 MEMBER: Final = "litellm/model_prices_and_context_window_backup.json"

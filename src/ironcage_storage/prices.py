@@ -4,7 +4,8 @@ from functools import cache
 from importlib.resources import files
 from pathlib import Path
 
-from ironcage_core.domain.prices import PRICE_UNIT, PriceTable, parse_price_table, parse_usd_per_token_table
+from ironcage_core.domain.price_tables import PRICE_UNIT, parse_price_table, parse_usd_per_token_table
+from ironcage_core.domain.prices import PriceTable
 from ironcage_core.errors import ValidationError
 
 

@@ -4,7 +4,8 @@ from pathlib import Path
 
 import pytest
 
-from ironcage_core.domain.prices import PRICE_UNIT, ModelPrice, TokenCounts
+from ironcage_core.domain.price_tables import PRICE_UNIT
+from ironcage_core.domain.prices import ModelPrice, TokenCounts
 from ironcage_core.errors import ValidationError
 from ironcage_storage.prices import bundled_prices, load_prices
 

@@ -12,17 +12,15 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from ironcage_core.domain.price_tables import PRICE_UNIT, parse_price_table, parse_usd_per_token_table
 from ironcage_core.domain.prices import (
     MAX_PRICE,
-    PRICE_UNIT,
     ModelPrice,
     PriceTable,
     TokenCounts,
     cost_micros,
     estimate_input_tokens,
     max_cost_micros,
-    parse_price_table,
-    parse_usd_per_token_table,
     requested_max_tokens,
 )
 from ironcage_core.errors import ValidationError
