@@ -10,7 +10,7 @@ import click
 from rich.console import Console
 
 from ironcage_core.errors import IroncageError
-from ironcage_core.services.granting import Sealing
+from ironcage_core.services.key_lending import Sealing
 from ironcage_core.services.verify import verify as verify_books
 from ironcage_http.demo import Cast, play, show_verification
 from ironcage_storage.prices import bundled_prices

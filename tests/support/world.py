@@ -17,9 +17,10 @@ from ironcage_core.ports.secrecy import Vault
 from ironcage_core.ports.storage import EntryFilter, Paging, UnitOfWork
 from ironcage_core.services.accounts import add_user, set_monthly_cap
 from ironcage_core.services.agents import CreatedAgent, create_agent
-from ironcage_core.services.granting import Granted, Sealing
+from ironcage_core.services.granting import Granted
 from ironcage_core.services.handshake import HandshakeRequest, handshake
 from ironcage_core.services.ic_tokens import authenticate
+from ironcage_core.services.key_lending import Sealing
 from ironcage_core.services.leasing import Denied, Returned, refresh, return_lease
 from ironcage_core.services.provider_keys import add_provider_key
 from ironcage_core.services.reporting import BatchReported, Reported, report, report_batch

@@ -75,8 +75,7 @@ class UsageRecord(NamedTuple):
         return self.input_tokens + self.output_tokens + self.unsplit_tokens
 
 
-@dataclass(frozen=True, slots=True)
-class PricedReport:
+class PricedReport(NamedTuple):
     """A report that passed every rule: its cost, its tokens and what the price table would have said."""
 
     report: UsageReport

@@ -13,7 +13,6 @@ from ironcage_core.ports.storage import UnitOfWork
 from ironcage_core.services.expiry import catch_up, end_lease
 from ironcage_core.services.granting import (
     Granted,
-    Sealing,
     agent_of,
     announce_grant,
     check_may_call,
@@ -21,11 +20,10 @@ from ironcage_core.services.granting import (
     check_requested,
     headroom,
     open_lease,
-    pick_key,
     refuse_for_money,
     remember_release,
-    seal_for,
 )
+from ironcage_core.services.key_lending import Sealing, pick_key, seal_for
 from ironcage_core.services.posting import balance_of
 from ironcage_core.services.runtime_states import note_runtime_event
 

@@ -26,18 +26,16 @@ from ironcage_core.services.expiry import catch_up, end_lease
 from ironcage_core.services.granting import (
     Granted,
     Headroom,
-    Sealing,
     agent_of,
     announce_grant,
-    check_enabled,
     check_may_call,
     check_may_receive,
     check_requested,
     headroom,
     open_lease,
     remember_release,
-    seal_for,
 )
+from ironcage_core.services.key_lending import Sealing, check_enabled, seal_for
 from ironcage_core.services.posting import balance_of, post_to_lease
 from ironcage_core.services.runtime_states import note_runtime_event
 

@@ -6,7 +6,7 @@ hold as far as that reaches, the rest as overspend. `(agent_id, request_id)` mak
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, NamedTuple
 
 from ironcage_core.domain.agents import Agent
 from ironcage_core.domain.audit import Actor, AuditNote
@@ -40,8 +40,7 @@ from ironcage_core.services.leasing import effective, own_lease
 from ironcage_core.services.posting import balance_of, post_to_lease
 
 
-@dataclass(frozen=True, slots=True)
-class Booked:
+class Booked(NamedTuple):
     """What the books hold of one report; money in micro-USD. `lease` is the one that was charged."""
 
     request_id: str
@@ -68,11 +67,10 @@ class Reported:
         return self.booked.lease.held < REFRESH_THRESHOLD
 
 
-@dataclass(frozen=True, slots=True)
-class ItemResult:
+class ItemResult(NamedTuple):
     """The fate of one item of a batch."""
 
-    index: int
+    position: int
     request_id: object
     status: Literal["accepted", "duplicate", "conflict", "rejected"]
     booked: Booked | None = None

@@ -5,7 +5,8 @@ from collections.abc import Iterator
 from ironcage_core.domain.agents import Agent
 from ironcage_core.domain.ledger import Balance
 from ironcage_core.ports.storage import BalanceFilter, BudgetTotals, Page, Paging
-from ironcage_storage.sqlite.session import Pending, Session, Table
+from ironcage_storage.sqlite.rows import Table
+from ironcage_storage.sqlite.session import Pending, Session
 
 _STATUS = (
     "CASE WHEN a.status = 'inactive' THEN 'inactive' WHEN b.spent >= b.allocated THEN 'exhausted' ELSE 'active' END"
@@ -16,7 +17,7 @@ class SqliteBalances:
     """Implements `Balances`."""
 
     def __init__(self, session: Session, agents: Pending) -> None:
-        self._table: Table[Balance] = Table(session, "agent_budgets", Balance, ("agent_id",))
+        self._table: Table[Balance] = Table(session, "agent_budgets", Balance, ("agent_id",), constant=("budget_id",))
         self._agents = agents
         self._session = session
 

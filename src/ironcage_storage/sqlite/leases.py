@@ -6,8 +6,14 @@ from typing import Final
 from ironcage_core.domain.instants import Instant
 from ironcage_core.domain.leases import Lease
 from ironcage_core.ports.storage import LeaseFilter, Page, Paging
-from ironcage_storage.sqlite.session import Session, Table, Tally
+from ironcage_storage.sqlite.rows import Table, Tally
+from ironcage_storage.sqlite.session import Session
 
+CONSTANT: Final = (
+    "agent_id", "bank_user_id", "project_id", "ic_token_id", "ic_token_gen", "provider_key_id", "provider",
+    "runtime_id", "ttl", "grace", "created_at", "lives_until",
+)  # fmt: skip
+REMEMBERED_AGENTS: Final = 10_000
 _NEVER: Final = 2**63
 
 
@@ -15,12 +21,14 @@ class SqliteLeases:
     """Implements `Leases`."""
 
     def __init__(self, session: Session) -> None:
-        self._table: Table[Lease] = Table(session, "leases", Lease)
+        self._table: Table[Lease] = Table(session, "leases", Lease, constant=CONSTANT)
         self._counts = Tally(session, "lease_counts", ("agent_id", "status"), "n")
         self._session = session
         # A lower bound of each agent's next due time, so that a call finds out for nothing that nothing is due.
-        # It may be too low after a lease moved, never too high.
+        # It may be too low after a lease moved, never too high. Rows that are not written yet count through the
+        # lowest time any of them was put with.
         self._next_due: dict[str, Instant] = {}
+        self._lowest_put: dict[str, Instant] = {}
 
     def find(self, lease_id: str) -> Lease | None:
         """Return the lease with this id."""
@@ -33,8 +41,10 @@ class SqliteLeases:
             self._counts.add((lease.agent_id, lease.status), 1)
             if before is not None:
                 self._counts.add((lease.agent_id, before.status), -1)
-        if lease.due_at is not None and lease.due_at < self._next_due.get(lease.agent_id, -1):
-            self._next_due[lease.agent_id] = lease.due_at
+        if lease.due_at is not None:
+            for lowest in (self._lowest_put, self._next_due):
+                if lease.due_at < lowest.get(lease.agent_id, _NEVER if lowest is self._lowest_put else -1):
+                    lowest[lease.agent_id] = lease.due_at
         self._table.put(lease)
 
     def due_of(self, agent_id: str, now: Instant) -> Sequence[Lease]:
@@ -50,8 +60,9 @@ class SqliteLeases:
 
     def _load_next_due(self, agent_id: str) -> Instant:
         sql = "SELECT min(due_at) FROM leases WHERE agent_id = ? AND due_at IS NOT NULL"
-        (earliest,) = self._session.query(sql, (agent_id,), self._table).fetchone()
-        next_due = self._next_due[agent_id] = _NEVER if earliest is None else int(earliest)
+        (written,) = self._session.query(sql, (agent_id,)).fetchone()
+        lowest_put = self._lowest_put.get(agent_id, _NEVER)
+        next_due = self._next_due[agent_id] = lowest_put if written is None else min(int(written), lowest_put)
         return next_due
 
     def due(self, now: Instant, limit: int) -> Sequence[Lease]:
@@ -86,9 +97,20 @@ class SqliteLeases:
         cursor = self._session.query(sql, (), self._table, self._counts)
         return {(agent_id, status): (kept, counted) for agent_id, status, kept, counted in cursor}
 
-    def forget(self) -> None:
-        """Forget what was learned of due times."""
+    def drop(self) -> None:
+        """Forget due times that may come from rows that were cut back; those of rows still to be written stay."""
         self._next_due.clear()
+
+    def forget(self) -> None:
+        """Forget all that was learned of due times."""
+        self._next_due.clear()
+        self._lowest_put.clear()
+
+    def rest(self) -> None:
+        """The batch is committed: every row is written; due times stay known."""
+        self._lowest_put.clear()
+        if len(self._next_due) > REMEMBERED_AGENTS:
+            self._next_due.clear()
 
 
 def _where(which: LeaseFilter) -> tuple[str, tuple[str, ...]]:

@@ -5,7 +5,8 @@ from collections.abc import Iterator, Mapping
 from ironcage_core.domain.instants import MS_PER_DAY, day_of
 from ironcage_core.domain.ledger import Entry
 from ironcage_core.ports.storage import EntryFilter, Page, Paging
-from ironcage_storage.sqlite.session import Log, Session, Tally
+from ironcage_storage.sqlite.rows import Log, Tally
+from ironcage_storage.sqlite.session import Session
 
 
 class SqliteLedger:

@@ -6,7 +6,8 @@ from ironcage_core.domain.agents import Agent
 from ironcage_core.domain.ic_tokens import IcTokenRecord
 from ironcage_core.domain.providers import ProviderKey
 from ironcage_core.domain.users import UsageLimit, User
-from ironcage_storage.sqlite.session import Session, Table
+from ironcage_storage.sqlite.rows import Table
+from ironcage_storage.sqlite.session import Session
 
 
 class SqliteUsers:

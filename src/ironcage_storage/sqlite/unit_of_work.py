@@ -63,13 +63,18 @@ class SqliteUnitOfWork:
     def drop(self) -> None:
         """End a unit of work that raised; the transaction must still be open."""
         self._session.drop_member()
-        self.leases.forget()
+        self.leases.drop()
 
     def flush(self) -> None:
         """Write what all units of the batch have left to write."""
         self._session.flush()
 
     def forget(self) -> None:
-        """Start the next batch from the database alone."""
+        """Start again from the database alone: it was rolled back, or somebody else has written."""
         self._session.forget()
         self.leases.forget()
+
+    def rest(self) -> None:
+        """End a batch that was committed; hot rows stay in memory for the next one."""
+        self._session.rest()
+        self.leases.rest()

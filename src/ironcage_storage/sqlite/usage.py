@@ -5,7 +5,8 @@ from typing import Final
 
 from ironcage_core.domain.usage import UsageRecord
 from ironcage_core.ports.storage import LeaseReports
-from ironcage_storage.sqlite.session import Session, Table
+from ironcage_storage.sqlite.rows import Table
+from ironcage_storage.sqlite.session import Session
 
 KEYS_AT_ONCE: Final = 250
 """Parameters of one statement; a few different lengths keep the statement cache small."""
@@ -15,7 +16,9 @@ class SqliteUsage:
     """Implements `Usage`."""
 
     def __init__(self, session: Session) -> None:
-        self._table: Table[UsageRecord] = Table(session, "usage_records", UsageRecord, ("agent_id", "call_key"))
+        self._table: Table[UsageRecord] = Table(
+            session, "usage_records", UsageRecord, ("agent_id", "call_key"), remembers=0
+        )
 
     def expect(self, agent_id: str, call_keys: Sequence[str]) -> None:
         """Fetch these records together; what is not there is remembered as well."""

@@ -45,6 +45,7 @@ class Writer:
         self._uow = uow
         self._turn = threading.Lock()
         self._holder: int | None = None
+        self._data_version = -1
 
     @contextmanager
     def turn(self) -> Iterator[None]:
@@ -85,7 +86,7 @@ class Writer:
         except sqlite3.Error as error:
             self._undo()
             return _all_failed(use_cases, translated(error))
-        self._uow.forget()
+        self._uow.rest()
         return outcomes
 
     def _run_member(self, use_case: Callable[[UnitOfWork], Any]) -> Outcome:
@@ -118,7 +119,7 @@ class Writer:
                 self._uow.keep()
                 self._uow.flush()
                 self._connection.execute("COMMIT")
-                self._uow.forget()
+                self._uow.rest()
             except BaseException as error:
                 self._undo()
                 if isinstance(error, sqlite3.Error | BrokenBatchError):
@@ -140,7 +141,15 @@ class Writer:
                     raise
                 time.sleep(random.uniform(0.0, 0.05) * (attempt + 1))  # noqa: S311 - jitter, no secret
             else:
+                self._notice_others()
                 return
+
+    def _notice_others(self) -> None:
+        """Forget what is remembered of the database if another connection has written since."""
+        (version,) = self._connection.execute("PRAGMA data_version").fetchone()
+        if version != self._data_version:
+            self._uow.forget()
+            self._data_version = version
 
     def _undo(self) -> None:
         self._uow.forget()

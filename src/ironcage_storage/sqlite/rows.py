@@ -1,0 +1,273 @@
+"""Rows that wait in memory: tables found by key, logs that are appended to, counters that are added to.
+
+Each is a part of a session, which says when its rows are kept, dropped, written or forgotten.
+"""
+
+import sqlite3
+from collections.abc import Callable, Sequence
+from functools import lru_cache
+from operator import attrgetter
+from typing import Any, Final, Generic, NamedTuple, TypeVar
+
+from ironcage_storage.sqlite.session import Pending, Session
+
+Row = TypeVar("Row", bound=NamedTuple)
+_MISSING: Final = object()
+
+
+class Statements(NamedTuple):
+    """The SQL of one table, made from the fields of its row type; `update` binds `changing`, then the key."""
+
+    columns: str
+    insert: str
+    upsert: str
+    update: str
+    changing: tuple[str, ...]
+    find: str
+
+
+@lru_cache
+def statements(
+    table: str, columns: tuple[str, ...], key: tuple[str, ...], constant: tuple[str, ...] = ()
+) -> Statements:
+    """Return the SQL of a table. Names come from our own row types; values are always bound."""
+    names = ", ".join(columns)
+    insert = f"INSERT INTO {table} ({names}) VALUES ({', '.join('?' * len(columns))})"
+    changing = tuple(column for column in columns if column not in {*key, *constant})
+    found = " AND ".join(f"{column} = ?" for column in key)
+    replaced = ", ".join(f"{column} = excluded.{column}" for column in changing)
+    return Statements(
+        columns=names,
+        insert=insert,
+        upsert=f"{insert} ON CONFLICT ({', '.join(key)}) DO UPDATE SET {replaced}",
+        update=f"UPDATE {table} SET {', '.join(f'{column} = ?' for column in changing)} WHERE {found}",
+        changing=changing,
+        find=f"SELECT {names} FROM {table} WHERE {found}",
+    )
+
+
+class Table(Generic[Row]):
+    """Rows found by their key and written back at the end of the batch, once each, however often they change.
+
+    Args:
+        session: Where it belongs.
+        name: The table's name.
+        row_type: Its columns, in order.
+        key: The columns by which rows are found.
+        constant: Columns that never change once a row is there: its indexes on them need no work.
+        remembers: At most how many rows stay in memory between batches.
+    """
+
+    def __init__(
+        self,
+        session: Session,
+        name: str,
+        row_type: type[Row],
+        key: tuple[str, ...] = ("id",),
+        *,
+        constant: tuple[str, ...] = (),
+        remembers: int = 10_000,
+    ) -> None:
+        self.session = session
+        self.name = name
+        self.sql = statements(name, row_type._fields, key, constant)
+        self._remembers = remembers
+        self._to_update: Callable[[Row], Any] = attrgetter(*self.sql.changing, *key)
+        self._make: Callable[[Sequence[Any]], Row] = row_type._make
+        self._key_of: Callable[[Row], Any] = attrgetter(*key)
+        self._is_composite = len(key) > 1
+        self._member: dict[Any, Row] = {}
+        self._batch: dict[Any, Row] = {}
+        self._loaded: dict[Any, Row | None] = {}
+        session.register(self)
+
+    def get(self, key: Any) -> Row | None:  # noqa: ANN401 - a str, or a tuple of them
+        """Return the row with this key as the unit of work sees it."""
+        row = self._member.get(key) or self._batch.get(key)
+        if row is not None:
+            return row
+        loaded = self._loaded.get(key, _MISSING)
+        if loaded is _MISSING:
+            parameters = key if self._is_composite else (key,)
+            found = self.session.connection.execute(self.sql.find, parameters).fetchone()
+            loaded = self._loaded[key] = None if found is None else self._make(found)
+        return loaded  # type: ignore[return-value]  # a sentinel that was just replaced
+
+    def preload(self, keys: Sequence[Any], where: str, parameters: Sequence[object]) -> None:
+        """Fetch the rows of many keys with one statement; a key without a row is known to have none."""
+        self._loaded.update((key, None) for key in keys if key not in self._loaded)
+        sql = f"SELECT {self.sql.columns} FROM {self.name} WHERE {where}"
+        for found in self.session.connection.execute(sql, parameters):
+            row = self._make(found)
+            self._loaded[self._key_of(row)] = row
+
+    def put(self, row: Row) -> None:
+        """Store a row, new or changed."""
+        if not self._member:
+            self.session.touch(self)
+        self._member[self._key_of(row)] = row
+
+    def rows(self, where: str, parameters: Sequence[object] = (), *reads: Pending) -> list[Row]:
+        """Return the rows of a SELECT over this table; `where` is everything behind its name."""
+        cursor = self.session.query(f"SELECT {self.sql.columns} FROM {where}", parameters, self, *reads)
+        return [self._make(row) for row in cursor]
+
+    @property
+    def is_pending(self) -> bool:
+        """Whether rows wait to be written."""
+        return bool(self._member or self._batch)
+
+    def keep(self) -> None:
+        """Make the member's rows the batch's."""
+        self._batch.update(self._member)
+        self._member.clear()
+
+    def drop(self) -> None:
+        """Forget the member's rows."""
+        self._member.clear()
+
+    def flush(self) -> None:
+        """Write the batch's rows."""
+        if not self._batch:
+            return
+        # A row that is known to be there needs no upsert, which would touch every index of it.
+        known = [self._to_update(row) for key, row in self._batch.items() if self._loaded.get(key) is not None]
+        others = [row for key, row in self._batch.items() if self._loaded.get(key) is None]
+        if known:
+            self.session.connection.executemany(self.sql.update, known)
+        if others:
+            self.session.connection.executemany(self.sql.upsert, others)
+        self._loaded.update(self._batch)
+        self._batch.clear()
+
+    def forget(self) -> None:
+        """Forget everything."""
+        self._member.clear()
+        self._batch.clear()
+        self._loaded.clear()
+
+    def rest(self) -> None:
+        """Forget what is too much to remember."""
+        if len(self._loaded) > self._remembers:
+            self._loaded.clear()
+
+
+class Log(Generic[Row]):
+    """Rows that are only ever appended; the database numbers them in the order of appending."""
+
+    def __init__(self, session: Session, name: str, row_type: type[Row]) -> None:
+        self.session = session
+        self.sql = statements(name, row_type._fields, ("seq",))
+        self._make: Callable[[Sequence[Any]], Row] = row_type._make
+        self._member: list[Row] = []
+        self._batch: list[Row] = []
+        session.register(self)
+
+    def add(self, row: Row) -> None:
+        """Append a row."""
+        if not self._member:
+            self.session.touch(self)
+        self._member.append(row)
+
+    def select(self, where: str, parameters: Sequence[object] = ()) -> sqlite3.Cursor:
+        """Return the rows of a SELECT over this table as tuples; `where` is everything behind its name."""
+        return self.session.query(f"SELECT {self.sql.columns} FROM {where}", parameters, self)
+
+    def written(self, rows: list[Row]) -> Sequence[Sequence[Any]]:
+        """Return rows as they are bound; a log that stores another form overrides this."""
+        return rows
+
+    @property
+    def is_pending(self) -> bool:
+        """Whether rows wait to be written."""
+        return bool(self._member or self._batch)
+
+    def keep(self) -> None:
+        """Make the member's rows the batch's."""
+        self._batch += self._member
+        self._member.clear()
+
+    def drop(self) -> None:
+        """Forget the member's rows."""
+        self._member.clear()
+
+    def flush(self) -> None:
+        """Write the batch's rows."""
+        if self._batch:
+            self.session.connection.executemany(self.sql.insert, self.written(self._batch))
+            self._batch.clear()
+
+    def forget(self) -> None:
+        """Forget everything."""
+        self._member.clear()
+        self._batch.clear()
+
+    def rest(self) -> None:
+        """Nothing is remembered."""
+
+
+class Tally:
+    """Counters that are only ever added to; the sum of a batch is written once per key."""
+
+    def __init__(self, session: Session, name: str, key: tuple[str, ...], counter: str) -> None:
+        keys = ", ".join(key)
+        where = " AND ".join(f"{column} = ?" for column in key)
+        self.session = session
+        self._add = (
+            f"INSERT INTO {name} ({keys}, {counter}) VALUES ({'?, ' * len(key)}?) "
+            f"ON CONFLICT ({keys}) DO UPDATE SET {counter} = {counter} + excluded.{counter}"
+        )
+        # An upsert checks the row it would insert first, so a decrease alone would fail a guard against negatives.
+        self._decrease = f"UPDATE {name} SET {counter} = {counter} + ? WHERE {where}"
+        self._find = f"SELECT {counter} FROM {name} WHERE {where}"
+        self._member: dict[tuple[Any, ...], int] = {}
+        self._batch: dict[tuple[Any, ...], int] = {}
+        session.register(self)
+
+    def add(self, key: tuple[Any, ...], delta: int) -> None:
+        """Move a counter."""
+        if delta == 0:
+            return
+        if not self._member:
+            self.session.touch(self)
+        self._member[key] = self._member.get(key, 0) + delta
+
+    def value(self, key: tuple[Any, ...]) -> int:
+        """Return a counter as the unit of work sees it; 0 if it was never moved."""
+        found = self.session.connection.execute(self._find, key).fetchone()
+        return (found[0] if found else 0) + self._batch.get(key, 0) + self._member.get(key, 0)
+
+    @property
+    def is_pending(self) -> bool:
+        """Whether rows wait to be written."""
+        return bool(self._member or self._batch)
+
+    def keep(self) -> None:
+        """Make the member's movements the batch's."""
+        for key, delta in self._member.items():
+            self._batch[key] = self._batch.get(key, 0) + delta
+        self._member.clear()
+
+    def drop(self) -> None:
+        """Forget the member's movements."""
+        self._member.clear()
+
+    def flush(self) -> None:
+        """Write the batch's sums."""
+        if not self._batch:
+            return
+        up = [(*key, delta) for key, delta in self._batch.items() if delta >= 0]
+        down = [(delta, *key) for key, delta in self._batch.items() if delta < 0]
+        if up:
+            self.session.connection.executemany(self._add, up)
+        if down:
+            self.session.connection.executemany(self._decrease, down)
+        self._batch.clear()
+
+    def forget(self) -> None:
+        """Forget everything."""
+        self._member.clear()
+        self._batch.clear()
+
+    def rest(self) -> None:
+        """Nothing is remembered."""
