@@ -7,7 +7,7 @@ from ironcage_core.domain.instants import Instant
 from ironcage_core.domain.leases import Lease
 from ironcage_core.ports.storage import LeaseFilter, Page, Paging
 from ironcage_storage.sqlite.rows import Table, Tally
-from ironcage_storage.sqlite.session import Session
+from ironcage_storage.sqlite.session import Pending, Session
 
 CONSTANT: Final = (
     "agent_id", "bank_user_id", "project_id", "ic_token_id", "ic_token_gen", "provider_key_id", "provider",
@@ -20,10 +20,11 @@ _NEVER: Final = 2**63
 class SqliteLeases:
     """Implements `Leases`."""
 
-    def __init__(self, session: Session) -> None:
+    def __init__(self, session: Session, agents: Pending) -> None:
         self._table: Table[Lease] = Table(session, "leases", Lease, constant=CONSTANT)
         self._counts = Tally(session, "lease_counts", ("agent_id", "status"), "n")
         self._session = session
+        self._agents = agents
         # A lower bound of each agent's next due time, so that a call finds out for nothing that nothing is due.
         # It may be too low after a lease moved, never too high. Rows that are not written yet count through the
         # lowest time any of them was put with.
@@ -79,7 +80,7 @@ class SqliteLeases:
         of = "JOIN agents a ON a.id = l.agent_id" if which.owner_id is not None else ""
         names = ", ".join(f"l.{column}" for column in Lease._fields)
         sql = f"SELECT {names} FROM leases l {of} WHERE {where} ORDER BY l.id DESC LIMIT ? OFFSET ?"
-        cursor = self._session.query(sql, (*parameters, paging.per_page, paging.offset), self._table)
+        cursor = self._session.query(sql, (*parameters, paging.per_page, paging.offset), self._table, self._agents)
         rows = [Lease._make(row) for row in cursor]
         sql = f"SELECT coalesce(sum(n), 0) FROM lease_counts l {of} WHERE {where}"
         (total,) = self._session.query(sql, parameters, self._counts).fetchone()

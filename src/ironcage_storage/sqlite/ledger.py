@@ -6,16 +6,17 @@ from ironcage_core.domain.instants import MS_PER_DAY, day_of
 from ironcage_core.domain.ledger import Entry
 from ironcage_core.ports.storage import EntryFilter, Page, Paging
 from ironcage_storage.sqlite.rows import Log, Tally
-from ironcage_storage.sqlite.session import Session
+from ironcage_storage.sqlite.session import Pending, Session
 
 
 class SqliteLedger:
     """Implements `Ledger`."""
 
-    def __init__(self, session: Session) -> None:
+    def __init__(self, session: Session, agents: Pending) -> None:
         self._log: Log[Entry] = Log(session, "ledger", Entry)
         self._counts = Tally(session, "ledger_counts", ("agent_id", "kind", "day"), "n")
         self._session = session
+        self._agents = agents
 
     def append(self, entry: Entry) -> None:
         """Post an entry."""
@@ -24,6 +25,8 @@ class SqliteLedger:
 
     def page(self, which: EntryFilter, paging: Paging) -> Page[Entry]:
         """Return entries, newest first."""
+        if which.owner_id is not None and self._agents.is_pending:
+            self._session.settle()
         terms, parameters = _where(which)
         where = f"ledger WHERE {terms} ORDER BY seq DESC LIMIT ? OFFSET ?"
         cursor = self._log.select(where, (*parameters, paging.per_page, paging.offset))

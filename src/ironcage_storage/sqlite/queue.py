@@ -149,5 +149,10 @@ def _settle(future: Future[Any] | asyncio.Future[Any], outcome: Outcome) -> None
         return
     if outcome.error is None:
         future.set_result(outcome.answer)
-    else:
+        return
+    try:
         future.set_exception(outcome.error)
+    except TypeError:  # a future of an event loop takes no StopIteration
+        unusual = RuntimeError("the use case ended with an error that no event loop can carry")
+        unusual.__cause__ = outcome.error
+        future.set_exception(unusual)

@@ -58,6 +58,7 @@ class Session:
         self._parts: list[Pending] = []
         self._touched: list[Pending] = []
         self._has_savepoint = False
+        self._broken_by: sqlite3.Error | None = None
 
     def register(self, part: Pending) -> None:
         """Add a table; parents before children."""
@@ -92,6 +93,7 @@ class Session:
             try:
                 self.flush()
             except sqlite3.Error as error:
+                self._broken_by = error
                 raise BrokenBatchError from error
             self.connection.execute("SAVEPOINT member")
             self._has_savepoint = True
@@ -104,7 +106,13 @@ class Session:
             part.flush()
 
     def keep_member(self) -> None:
-        """End a member that returned."""
+        """End a member that returned.
+
+        Raises:
+            BrokenBatchError: Rows could not be written while it ran, even if it took no notice.
+        """
+        if self._broken_by is not None:
+            raise BrokenBatchError from self._broken_by
         self._keep_touched()
         if self._has_savepoint:
             self.flush()  # while the savepoint can still take them back
@@ -125,6 +133,7 @@ class Session:
 
     def forget(self) -> None:
         """Start again from the database alone."""
+        self._broken_by = None
         self._touched.clear()
         self._has_savepoint = False
         for part in self._parts:

@@ -7,12 +7,14 @@ a lock, because a second one would see an empty database; it runs each unit in t
 import asyncio
 import queue
 import sqlite3
+import threading
 from collections.abc import Iterator
 from concurrent.futures import Future
 from contextlib import contextmanager
+from enum import Enum
 from pathlib import Path
 from types import TracebackType
-from typing import Final, Self, TypeVar
+from typing import Final, Self, TypeAlias, TypeVar
 
 from ironcage_core.errors import UnavailableError
 from ironcage_core.ports.storage import UnitOfWork, UseCase
@@ -26,6 +28,16 @@ from ironcage_storage.sqlite.writer import Writer
 from ironcage_storage.system import SystemClock, TimeOrderedIds
 
 T = TypeVar("T")
+
+Reader: TypeAlias = tuple[sqlite3.Connection, SqliteUnitOfWork]
+
+
+class Mark(Enum):
+    """What may lie in the readers' queue instead of a reader."""
+
+    UNOPENED = "a reader that its first use opens"
+    CLOSED = "the store is closed"
+
 
 MAX_BATCH: Final = 256
 MAX_WAITING: Final = 10_000
@@ -67,12 +79,13 @@ class SqliteStore:
             raise
         self._writer = Writer(self._connection, self._unit(self._connection, writable=True))
         self._is_closed = False
+        self._closing = threading.Lock()
         self._queue: WriteQueue | None = None
-        self._readers: queue.LifoQueue[tuple[sqlite3.Connection, SqliteUnitOfWork] | None] = queue.LifoQueue()
+        self._readers: queue.LifoQueue[Reader | Mark] = queue.LifoQueue()
         if self._path != MEMORY:
             self._queue = WriteQueue(self._writer, max_batch=max_batch, max_waiting=max_waiting)
             for _ in range(READERS):
-                self._readers.put(None)  # opened by its first use
+                self._readers.put(Mark.UNOPENED)
 
     def _unit(self, connection: sqlite3.Connection, *, writable: bool) -> SqliteUnitOfWork:
         return SqliteUnitOfWork(connection, self._clock, self._ids, writable=writable)
@@ -88,6 +101,7 @@ class SqliteStore:
         """
         if self._queue is None:
             return self._write_inline(use_case)
+        self._writer.check_not_inside()
         future: Future[T] = Future()
         self._queue.submit(Job(use_case, future))
         return future.result()
@@ -100,6 +114,7 @@ class SqliteStore:
         """
         if self._queue is None:
             return self._write_inline(use_case)
+        self._writer.check_not_inside()
         loop = asyncio.get_running_loop()
         future: asyncio.Future[T] = loop.create_future()
         self._queue.submit(Job(use_case, future, loop))
@@ -123,7 +138,7 @@ class SqliteStore:
             return self.write(use_case)
 
     def _read_only(self, use_case: UseCase[T]) -> T:
-        connection, uow = self._readers.get() or self._open_reader()
+        connection, uow = self._take_reader()
         try:
             connection.execute("BEGIN")
             try:
@@ -137,11 +152,17 @@ class SqliteStore:
         finally:
             self._readers.put((connection, uow))
 
-    def _open_reader(self) -> tuple[sqlite3.Connection, SqliteUnitOfWork]:
+    def _take_reader(self) -> Reader:
+        reader = self._readers.get()
+        if reader is Mark.CLOSED:
+            self._readers.put(reader)  # for the next one who waits
+            raise UnavailableError("The store is closed", retry_after_s=1)
+        if reader is not Mark.UNOPENED:
+            return reader
         try:
             connection = connect(self._path, read_only=True)
         except BaseException:
-            self._readers.put(None)
+            self._readers.put(reader)
             raise
         return connection, self._unit(connection, writable=False)
 
@@ -154,10 +175,11 @@ class SqliteStore:
 
     def check_file(self) -> list[str]:
         """Let SQLite check every page, index and reference of the file; return what it complains of."""
-        return self._writer_check("PRAGMA integrity_check") + self._writer_check("PRAGMA foreign_key_check")
+        return self._check("PRAGMA integrity_check") + self._check("PRAGMA foreign_key_check")
 
-    def _writer_check(self, pragma: str) -> list[str]:
+    def _check(self, pragma: str) -> list[str]:
         with self._writer.turn():
+            self._check_open()
             try:
                 rows = self._connection.execute(pragma).fetchall()
             except sqlite3.Error as error:
@@ -171,16 +193,23 @@ class SqliteStore:
 
     def close(self) -> None:
         """Finish what is queued, empty the log into the file and close every connection. Closing twice is fine."""
-        if self._is_closed:
-            return
-        self._is_closed = True
-        if self._queue is not None:
-            self._queue.close()
-            for _ in range(READERS):
-                reader = self._readers.get()
-                if reader is not None:
-                    reader[0].close()
-        self._connection.close()
+        self._writer.check_not_inside()
+        with self._closing:
+            if self._is_closed:
+                return
+            self._is_closed = True
+            if self._queue is not None:
+                self._queue.close()
+                self._close_readers()
+            with self._writer.turn():  # after a block that is still open
+                self._connection.close()
+
+    def _close_readers(self) -> None:
+        for _ in range(READERS):
+            reader = self._readers.get()
+            if not isinstance(reader, Mark):
+                reader[0].close()
+        self._readers.put(Mark.CLOSED)
 
     def _check_open(self) -> None:
         if self._is_closed:

@@ -5,6 +5,7 @@ again one by one, so that the bad one fails alone. If the transaction ends under
 caller of the batch gets the error: whoever gets an answer has it on disk.
 """
 
+import logging
 import random
 import sqlite3
 import threading
@@ -18,6 +19,8 @@ from ironcage_core.ports.storage import UnitOfWork
 from ironcage_storage.sqlite.connection import is_busy, translated
 from ironcage_storage.sqlite.session import BrokenBatchError
 from ironcage_storage.sqlite.unit_of_work import SqliteUnitOfWork
+
+logger = logging.getLogger(__name__)
 
 MAX_LOCK_RETRIES: Final = 5
 
@@ -54,14 +57,22 @@ class Writer:
         Raises:
             RuntimeError: This thread holds it already: a write inside a unit of work would wait for itself.
         """
-        if self._holder == threading.get_ident():
-            raise RuntimeError("a unit of work is open in this thread; use it instead of starting another")
+        self.check_not_inside()
         with self._turn:
             self._holder = threading.get_ident()
             try:
                 yield
             finally:
                 self._holder = None
+
+    def check_not_inside(self) -> None:
+        """Refuse a write that would wait for the unit of work it is in.
+
+        Raises:
+            RuntimeError: This thread has the turn.
+        """
+        if self._holder == threading.get_ident():
+            raise RuntimeError("a unit of work is open in this thread; use it instead of starting another")
 
     def run(self, use_cases: Sequence[Callable[[UnitOfWork], Any]]) -> list[Outcome]:
         """Run use cases in order in one commit and return what became of each."""
@@ -93,6 +104,7 @@ class Writer:
         self._uow.begin()
         try:
             answer = use_case(self._uow)
+            self._check_transaction()  # whoever swallowed its end must not write outside of any
             self._uow.keep()
         except BrokenBatchError:
             raise
@@ -116,6 +128,7 @@ class Writer:
                 self._begin()
                 self._uow.begin()
                 yield self._uow
+                self._check_transaction()
                 self._uow.keep()
                 self._uow.flush()
                 self._connection.execute("COMMIT")
@@ -127,12 +140,19 @@ class Writer:
                 raise
 
     def checkpoint(self) -> None:
-        """Copy the log back into the database file and empty it, if no reader is in the way."""
+        """Copy the log back into the database file and empty it, as far as no reader is in the way."""
         with self.turn():
-            self._connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+            (timeout_ms,) = self._connection.execute("PRAGMA busy_timeout").fetchone()
+            self._connection.execute("PRAGMA busy_timeout = 0")  # writers behind us must not wait for a reader
+            try:
+                self._connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+            finally:
+                self._connection.execute(f"PRAGMA busy_timeout = {timeout_ms}")
 
     def _begin(self) -> None:
         """Take the write lock. BEGIN IMMEDIATE: a plain BEGIN would fail at the first write after another's commit."""
+        if self._connection.in_transaction:  # an earlier ROLLBACK failed
+            self._connection.execute("ROLLBACK")
         for attempt in range(MAX_LOCK_RETRIES + 1):
             try:
                 self._connection.execute("BEGIN IMMEDIATE")
@@ -151,10 +171,17 @@ class Writer:
             self._uow.forget()
             self._data_version = version
 
+    def _check_transaction(self) -> None:
+        if not self._connection.in_transaction:
+            raise StorageError("The transaction ended early; nothing was written")
+
     def _undo(self) -> None:
         self._uow.forget()
         if self._connection.in_transaction:
-            self._connection.execute("ROLLBACK")
+            try:
+                self._connection.execute("ROLLBACK")
+            except sqlite3.Error:
+                logger.exception("a rollback failed; it is tried again before the next batch")
 
 
 class _TransactionLostError(Exception):
