@@ -4,14 +4,15 @@ The ledger is read once, agent by agent; nothing that is stored as a total is tr
 """
 
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from itertools import groupby
+from typing import Final
 
 from ironcage_core.domain.audit import row_hash
 from ironcage_core.domain.instants import period_of
 from ironcage_core.domain.leases import Lease
-from ironcage_core.domain.ledger import EFFECTS, Entry
+from ironcage_core.domain.ledger import EFFECTS, Balance, Entry
 from ironcage_core.domain.money import Micros
 from ironcage_core.ports.storage import UnitOfWork
 
@@ -42,6 +43,9 @@ class Verification:
         return not self.differences
 
 
+_NUMBERS: Final = ("allocated", "spent", "overspent", "held")
+
+
 class _Sums:
     """Sums of entries by the column they move: of an agent, of its leases and of the banks."""
 
@@ -62,23 +66,17 @@ def verify(uow: UnitOfWork, agent_id: str | None = None) -> Verification:
     """
     sums = _Sums()
     differences: list[Difference] = []
-    agents = leases = 0
-    posted = groupby(uow.ledger.by_agent(agent_id), key=lambda entry: entry.agent_id)
-    group = next(posted, None)
-    for balance in uow.balances.all():
-        if agent_id not in {None, balance.agent_id}:
-            continue
-        agents += 1
-        entries: list[Entry] | Iterator[Entry] = []
-        if group is not None and group[0] == balance.agent_id:
-            entries = group[1]
-        of_leases, found = _check_agent(uow, balance.agent_id, entries, sums)
+    unseen = {balance.agent_id for balance in uow.balances.all() if agent_id in {None, balance.agent_id}}
+    agents, leases = len(unseen), 0
+    for posted_to, entries in groupby(uow.ledger.by_agent(agent_id), key=lambda entry: entry.agent_id):
+        unseen.discard(posted_to)
+        of_agent, found = _check_agent(uow, posted_to, entries, sums)
+        leases += of_agent
         differences += found
-        leases += of_leases
-        if group is not None and group[0] == balance.agent_id:
-            group = next(posted, None)
-    if group is not None:
-        differences.append(Difference(group[0], "balance", "missing", "has ledger entries"))
+    for silent in sorted(unseen):
+        of_agent, found = _check_agent(uow, silent, (), sums)
+        leases += of_agent
+        differences += found
     audit_rows = 0
     if agent_id is None:
         differences += _check_banks(uow, sums)
@@ -88,27 +86,21 @@ def verify(uow: UnitOfWork, agent_id: str | None = None) -> Verification:
     return Verification(agents, leases, sums.entries, audit_rows, differences)
 
 
-def _check_agent(
-    uow: UnitOfWork, agent_id: str, entries: list[Entry] | Iterator[Entry], sums: _Sums
-) -> tuple[int, list[Difference]]:
+def _check_agent(uow: UnitOfWork, agent_id: str, entries: Iterable[Entry], sums: _Sums) -> tuple[int, list[Difference]]:
     of_agent: Counter[str] = Counter()
     of_lease: dict[str, Counter[str]] = {}
     differences: list[Difference] = []
     for entry in entries:
         sums.entries += 1
         effect = EFFECTS[entry.kind]
-        for number in ("allocated", "spent", "overspent", "held"):
+        for number in _NUMBERS:
             of_agent[number] += getattr(effect, number) * entry.amount
         sums.bank_held[entry.bank_user_id] += effect.held * entry.amount
         sums.bank_spent[entry.bank_user_id, entry.period] += effect.spent * entry.amount
         if entry.lease_id and effect.lease_column:
             of_lease.setdefault(entry.lease_id, Counter())[effect.lease_column] += entry.amount
         differences += _check_entry(entry, of_agent)
-    balance = uow.balances.find(agent_id)
-    for number in ("allocated", "spent", "overspent", "held"):
-        stored = getattr(balance, number)
-        if stored != of_agent[number]:
-            differences.append(Difference(agent_id, number, stored, of_agent[number]))
+    differences += _check_balance(uow.balances.find(agent_id), agent_id, of_agent)
     reported = {row.lease_id: row.cost for row in uow.usage.reported_by_lease(agent_id)}
     leases = held = 0
     for lease in uow.leases.of_agent(agent_id):
@@ -119,6 +111,15 @@ def _check_agent(
         differences.append(Difference(agent_id, "held by its leases", held, of_agent["held"]))
     differences += [Difference(agent_id, "lease", "missing", lease_id) for lease_id in {*of_lease, *reported}]
     return leases, differences
+
+
+def _check_balance(balance: Balance | None, agent_id: str, posted: Counter[str]) -> Iterator[Difference]:
+    if balance is None:
+        yield Difference(agent_id, "balance", "missing", dict(posted))
+        return
+    for number in _NUMBERS:
+        if getattr(balance, number) != posted[number]:
+            yield Difference(agent_id, number, getattr(balance, number), posted[number])
 
 
 def _check_entry(entry: Entry, running: Counter[str]) -> Iterator[Difference]:
