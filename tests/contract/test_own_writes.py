@@ -27,9 +27,10 @@ from tests.support.rows import (
     limit_row,
     note,
     put_agent,
+    putting,
     tell,
-    told,
     token_row,
+    told,
     usage_row,
     user_row,
 )
@@ -222,7 +223,7 @@ def test_a_pending_change_of_owner_counts_for_lists_by_owner(store: SqliteStore,
     heir = user_row()
     agent = store.write(put_agent)
     lease, entry = lease_row(agent.id), entry_row(agent.id)
-    store.write(lambda uow: (uow.users.put(heir), uow.leases.put(lease), uow.ledger.append(entry)))
+    store.write(putting(heir, lease, entry))
 
     def seen_after_change(uow: UnitOfWork) -> tuple[int, int]:
         uow.agents.put(agent._replace(owner_id=heir.id))

@@ -1,6 +1,8 @@
 """Rows for tests of the storage alone: valid as they are, changed by keyword."""
 
+from collections.abc import Callable
 from itertools import count
+from typing import Any
 
 from ironcage_core.domain.agents import Agent
 from ironcage_core.domain.audit import SYSTEM, AuditNote, Category
@@ -97,6 +99,26 @@ def usage_row(agent_id: str, call_key: str, **fields: object) -> UsageRecord:
 
 def note(operation: str = "TESTED", category: Category = "budget") -> AuditNote:
     return AuditNote(operation, category, "test", None, SYSTEM)
+
+
+def put(uow: UnitOfWork, *rows: object) -> None:
+    """Put each row into the collection it belongs to."""
+    put_of: dict[type, Callable[[Any], None]] = {
+        User: uow.users.put,
+        Agent: uow.agents.put,
+        Lease: uow.leases.put,
+        IcTokenRecord: uow.ic_tokens.put,
+        ProviderKey: uow.provider_keys.put,
+        Entry: uow.ledger.append,
+        AuditNote: uow.audit.append,
+    }
+    for row in rows:
+        put_of[type(row)](row)
+
+
+def putting(*rows: object) -> Callable[[UnitOfWork], None]:
+    """Return a use case that puts rows."""
+    return lambda uow: put(uow, *rows)
 
 
 def put_agent(uow: UnitOfWork, **fields: object) -> Agent:

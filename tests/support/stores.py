@@ -15,7 +15,7 @@ from ironcage_storage.sqlite.writer import Outcome
 T = TypeVar("T")
 UseCase = Callable[[UnitOfWork], Any]
 
-PATIENCE_S = 20.0
+PATIENCE_S = 10.0
 """How long a call may take before it counts as hanging."""
 
 
