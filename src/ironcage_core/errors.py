@@ -236,6 +236,18 @@ class BudgetChangedError(ConflictError):
     code = "BUDGET_CHANGED"
 
 
+class DuplicateUsernameError(ConflictError):
+    """A living user has this username, in whatever case."""
+
+    code = "DUPLICATE_USERNAME"
+
+
+class DuplicateEmailError(ConflictError):
+    """A living user has this email, in whatever case."""
+
+    code = "DUPLICATE_EMAIL"
+
+
 class IcTokenExistsError(ConflictError):
     """The agent has an active IC token already."""
 

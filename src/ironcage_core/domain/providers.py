@@ -2,8 +2,10 @@
 
 import re
 from typing import Final, NamedTuple
+from urllib.parse import urlsplit
 
 from ironcage_core.domain.instants import Instant
+from ironcage_core.domain.texts import text_problem
 from ironcage_core.errors import ValidationError
 
 KNOWN_PROVIDERS: Final = ("openai", "anthropic")
@@ -27,6 +29,31 @@ class ProviderKey(NamedTuple):
     created_at: Instant
     updated_at: Instant
     last_used_at: Instant | None
+
+
+def check_base_url(base_url: str | None) -> str | None:
+    """Return the URL at which a provider is reached, or None for its usual place.
+
+    Raises:
+        ValidationError: Not an absolute https URL (http for localhost) of at most 500 characters without user
+            information and fragment.
+    """
+    if not base_url:
+        return None
+    problem = text_problem(base_url, longest=500)
+    if problem is None:
+        try:
+            url = urlsplit(base_url)
+            is_local = url.hostname in {"localhost", "127.0.0.1", "::1"}
+            fits = bool(url.hostname) and (url.scheme == "https" or (url.scheme == "http" and is_local))
+        except ValueError:
+            fits = False
+        else:
+            fits = fits and "@" not in url.netloc and not url.fragment and " " not in base_url
+        problem = None if fits else "must be an absolute https URL without user information and fragment"
+    if problem:
+        raise ValidationError({"base_url": problem})
+    return base_url
 
 
 def mask(api_key: str) -> str:

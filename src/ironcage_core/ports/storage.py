@@ -250,6 +250,14 @@ class Users(Protocol):
         """Return the user with this id."""
         ...
 
+    def find_by_username(self, username: str) -> User | None:
+        """Return the living user with this username, in whatever case."""
+        ...
+
+    def find_by_email(self, email: str) -> User | None:
+        """Return the living user with this email, in whatever case."""
+        ...
+
     def put(self, user: User) -> None:
         """Store the user, new or changed."""
         ...

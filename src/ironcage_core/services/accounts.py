@@ -1,31 +1,82 @@
 """Accounts: the users who own agents, and the monthly cap that brakes their agents' grants."""
 
+from typing import Final, get_args
+
 from ironcage_core.domain.audit import Actor, AuditNote
-from ironcage_core.domain.money import Micros
+from ironcage_core.domain.money import MICROS_PER_USD, Micros
+from ironcage_core.domain.texts import text_problem
 from ironcage_core.domain.users import Role, UsageLimit, User
-from ironcage_core.errors import UserNotFoundError
+from ironcage_core.errors import DuplicateEmailError, DuplicateUsernameError, UserNotFoundError, ValidationError
 from ironcage_core.ports.storage import UnitOfWork
+
+MAX_CAP: Final[Micros] = 1_000_000_000 * MICROS_PER_USD
+"""Source: contract resources.md 7.1."""
 
 
 def add_user(uow: UnitOfWork, *, username: str, email: str, role: Role, actor: Actor) -> User:
-    """Add a user who can own agents."""
-    user = User(uow.new_id("user"), username, email.strip().lower(), role, "active", uow.now, uow.now)
+    """Add a user who can own agents.
+
+    Args:
+        uow: The open unit of work.
+        username: 1 to 255 characters, no `@`; unique among living users in whatever case.
+        email: One `@` with something on both sides; stored in lower case, unique likewise.
+        role: `admin`, `user` or `viewer`.
+        actor: Who adds.
+
+    Raises:
+        ValidationError: A field breaks its rule.
+        DuplicateUsernameError, DuplicateEmailError: The name or address is taken.
+
+    Source: contract identity.md 4.
+    """
+    _check_user(username, email, role)
+    address = email.strip().lower()
+    if uow.users.find_by_username(username.strip()) is not None:
+        raise DuplicateUsernameError("This username is taken")
+    if uow.users.find_by_email(address) is not None:
+        raise DuplicateEmailError("This email is taken")
+    user = User(uow.new_id("user"), username.strip(), address, role, "active", uow.now, uow.now)
     uow.users.put(user)
-    metadata = {"username": username, "role": role}
+    metadata = {"username": user.username, "role": role}
     uow.audit.append(AuditNote("USER_CREATED", "user", "user", user.id, actor, metadata=metadata))
     return user
 
 
+def _check_user(username: str, email: str, role: str) -> None:
+    problems = {}
+    if problem := text_problem(username, longest=255):
+        problems["username"] = problem
+    elif "@" in username:
+        problems["username"] = "may not contain @"
+    if problem := text_problem(email, longest=255):
+        problems["email"] = problem
+    elif not all(email.strip().partition("@")) or email.count("@") != 1:
+        problems["email"] = "must have one @ with something on both sides"
+    if role not in get_args(Role):
+        problems["role"] = f"must be one of {', '.join(get_args(Role))}"
+    if problems:
+        raise ValidationError(problems)
+
+
 def set_monthly_cap(uow: UnitOfWork, user_id: str, cap: Micros | None, *, actor: Actor) -> UsageLimit:
-    """Cap what a user's agents may cost per UTC month, in micro-USD; None lifts the cap.
+    """Cap what a user's agents may cost per UTC month; None lifts the cap.
 
     A cap below what is spent and lent blocks new grants only.
 
+    Args:
+        uow: The open unit of work.
+        user_id: Whose agents.
+        cap: Micro-USD, above 0 and at most $1,000,000,000.
+        actor: Who sets it.
+
     Raises:
+        ValidationError: Out of range.
         UserNotFoundError: No such user.
 
     Source: contract budget.md 8.
     """
+    if cap is not None and (type(cap) is not int or not 0 < cap <= MAX_CAP):
+        raise ValidationError({"max_cost_per_month_usd": "must be above 0 and at most $1,000,000,000"})
     if uow.users.find(user_id) is None:
         raise UserNotFoundError("No such user")
     known = uow.limits.find_of_user(user_id)

@@ -1,7 +1,7 @@
 """Provider keys: taken in once, sealed at once, shown only as a mask from then on."""
 
 from ironcage_core.domain.audit import Actor, AuditNote
-from ironcage_core.domain.providers import KNOWN_PROVIDERS, ProviderKey, check_api_key, mask
+from ironcage_core.domain.providers import KNOWN_PROVIDERS, ProviderKey, check_api_key, check_base_url, mask
 from ironcage_core.errors import ValidationError
 from ironcage_core.ports.secrecy import Vault
 from ironcage_core.ports.storage import UnitOfWork
@@ -27,7 +27,7 @@ def add_provider_key(
         vault: Seals it.
 
     Raises:
-        ValidationError: An unknown provider or an unusable key.
+        ValidationError: An unknown provider, an unusable key or base URL.
         CryptoUnavailableError: No master key is configured.
 
     Source: contract resources.md 2.
@@ -40,7 +40,7 @@ def add_provider_key(
         id=key_id,
         name=f"{provider}-{key_id[-8:]}",
         provider=provider,
-        base_url=base_url,
+        base_url=check_base_url(base_url),
         ciphertext=vault.seal(secret, record_id=key_id),
         masked_key=mask(secret),
         is_enabled=1,

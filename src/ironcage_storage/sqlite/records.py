@@ -20,6 +20,16 @@ class SqliteUsers:
         """Return the user with this id."""
         return self._table.get(user_id)
 
+    def find_by_username(self, username: str) -> User | None:
+        """Return the living user with this username, in whatever case."""
+        rows = self._table.rows("users WHERE lower(username) = lower(?) AND status <> 'deleted'", (username,))
+        return rows[0] if rows else None
+
+    def find_by_email(self, email: str) -> User | None:
+        """Return the living user with this email, in whatever case."""
+        rows = self._table.rows("users WHERE lower(email) = lower(?) AND status <> 'deleted'", (email,))
+        return rows[0] if rows else None
+
     def put(self, user: User) -> None:
         """Store the user, new or changed."""
         self._table.put(user)
