@@ -282,8 +282,12 @@ def test_an_allocation_is_set_from_the_live_value(world: World) -> None:
             allocate(amount, **rules)
     assert agent.balance().allocated == 100 * USD
 
-    assert allocate(150 * USD) == 100 * USD
-    assert allocate(30 * USD, force=True) == -20 * USD
+    agent.report(lease, "beyond", 110 * USD)
+    with pytest.raises(BudgetBelowSpentError):
+        allocate(120 * USD)  # a raise, and still below what is spent
+
+    assert allocate(150 * USD) == 20 * USD
+    assert allocate(131 * USD, force=True) == USD
     assert world.verify().holds
     for unknown in ("agent_" + "0" * 32, "abc", "\ud800"):
         with pytest.raises(AgentNotFoundError):

@@ -66,6 +66,18 @@ def test_a_cost_beyond_the_hold_is_split_and_remembered(world: World, agent: Tes
     assert "BUDGET_OVERSPENT" in audit_operations(world.store)
 
 
+def test_the_report_that_exhausts_a_lease_does_not_extend_it(world: World, agent: TestAgent) -> None:
+    """Contract budget.md 1.3: exhausted, or else expires_at slides; the refresh of such a lease is a refresh."""
+    lease = agent.handshake(USD).lease
+    world.clock.pass_s(10)
+
+    ended = agent.report(lease.id, "last", USD).booked.lease
+    agent.refresh(lease.id, USD)
+
+    assert (ended.status_reason, ended.expires_at, ended.reports) == ("exhausted", lease.expires_at, 1)
+    assert [entry.cause for entry in agent.entries()] == ["initial", "handshake", "report", "refresh"]
+
+
 def test_reports_on_ended_leases_are_booked_as_overspend(world: World, agent: TestAgent) -> None:
     """Late truth is never refused."""
     lease = agent.handshake(USD).lease.id

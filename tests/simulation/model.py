@@ -6,7 +6,7 @@ Leases are named by the order in which they were granted.
 """
 
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from copy import copy
 from dataclasses import dataclass, field
@@ -93,7 +93,7 @@ class Record(NamedTuple):
     overspent: int
 
 
-BatchItem: TypeAlias = "tuple[int, str, Content]"
+BatchItem: TypeAlias = tuple[int, str, Content]
 """Lease, request id, content."""
 
 
@@ -258,7 +258,7 @@ class Books:
             self.advance(agent)
             return self._book(agent, number, request, content)
 
-    def report_batch(self, agent: str, items: list[BatchItem]) -> list[Booking | str]:
+    def report_batch(self, agent: str, items: Sequence[BatchItem]) -> list[Booking | str]:
         """Book what can be booked; the others answer their code."""
         self.advance(agent)
         answers: list[Booking | str] = []

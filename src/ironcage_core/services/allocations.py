@@ -114,8 +114,7 @@ def set_allocation(
     delta = amount - before.allocated
     if delta == 0:
         raise BudgetUnchangedError("The budget is that already", current_budget=before.allocated)
-    if delta < 0:
-        _check_decrease(before, amount, force=force)
+    _check_change(before, amount, force=force)
     after = post_adjustment(uow, agent_id, delta, owner_id=agent.owner_id, cause="direct", actor=actor.id)
     changes = {"before": {"budget_micros": before.allocated}, "after": {"budget_micros": after.allocated}}
     uow.audit.append(AuditNote("BUDGET_UPDATED", "budget", "agent", agent_id, actor, reason=reason, changes=changes))
@@ -132,7 +131,7 @@ def set_allocation(
     return after
 
 
-def _check_decrease(before: Balance, amount: Micros, *, force: bool) -> None:
+def _check_change(before: Balance, amount: Micros, *, force: bool) -> None:
     numbers = {
         "current_budget": before.allocated,
         "requested_budget": amount,
@@ -143,7 +142,7 @@ def _check_decrease(before: Balance, amount: Micros, *, force: bool) -> None:
     }
     if amount < before.spent:
         raise BudgetBelowSpentError("The agent has spent more than that", **numbers)
-    if not force:
+    if amount < before.allocated and not force:
         raise BudgetDecreaseRequiresConfirmationError("A lower budget needs force", **numbers)
 
 

@@ -158,6 +158,7 @@ def open_lease(
     lease_id: str,
     amount: Micros,
     rolled_over: Micros = 0,
+    cause: Literal["handshake", "refresh"],
     runtime_id: str | None,
     ttl: int,
     policy: LeasePolicy,
@@ -198,7 +199,6 @@ def open_lease(
         successor_id=None,
     )
     uow.leases.put(lease)
-    cause = "refresh" if rolled_over else "handshake"
     return post_to_lease(uow, lease, "grant", amount, cause=cause, actor=agent.id)
 
 

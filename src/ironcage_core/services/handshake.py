@@ -80,7 +80,7 @@ def handshake(
         raise refuse_for_money(uow, agent, room)
     lease = open_lease(
         uow, agent, identity, key,
-        lease_id=lease_id, amount=amount, runtime_id=request.runtime_id, ttl=ttl, policy=policy,
+        lease_id=lease_id, amount=amount, cause="handshake", runtime_id=request.runtime_id, ttl=ttl, policy=policy,
     )  # fmt: skip
     remember_release(uow, identity, key, lease, "LEASE_GRANTED")
     announce_grant(uow, lease, amount, "lease_granted")

@@ -136,7 +136,7 @@ def refresh(
     lease = open_lease(
         uow, agent, identity, key,
         lease_id=new_id, amount=rolled_over + new_money, rolled_over=rolled_over,
-        runtime_id=old.runtime_id, ttl=old.ttl, policy=policy,
+        cause="refresh", runtime_id=old.runtime_id, ttl=old.ttl, policy=policy,
     )  # fmt: skip
     remember_release(uow, identity, key, lease, "LEASE_REFRESHED")
     announce_grant(uow, lease, new_money, "lease_refreshed")

@@ -214,11 +214,11 @@ def _charge(uow: UnitOfWork, identity: AgentIdentity, lease: Lease, priced: Pric
 
 
 def _touched(uow: UnitOfWork, lease: Lease) -> Lease:
-    """Count the report on the lease, keep it alive, and expire it when its hold is used up."""
-    lease = kept_alive(lease, uow.now, reports=1)
+    """Count the report on the lease, and expire it when its hold is used up, else keep it alive."""
     if lease.status == "active" and lease.held == 0:
         lease = moved(lease, "exhausted", at=uow.now)
         announce_end(uow, lease, "lease_expired")
+    lease = kept_alive(lease, uow.now, reports=1)  # of an expired lease this only counts
     uow.leases.put(lease)
     return lease
 

@@ -1,0 +1,124 @@
+"""The witness: reads the stored rows after every step and remembers what may never change.
+
+It knows nothing of the operations, only the invariants I2 to I7 of contract budget.md 1.4.
+"""
+
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+from ironcage_core.domain.leases import Lease
+from ironcage_core.domain.ledger import Balance, Entry
+from ironcage_core.ports.storage import UnitOfWork
+from ironcage_core.services.verify import Verification, verify
+from ironcage_storage.sqlite.store import SqliteStore
+
+
+@dataclass(frozen=True)
+class Stored:
+    """What the database holds, as one snapshot."""
+
+    balances: Mapping[str, Balance]
+    leases: Mapping[str, Lease]
+    entries: list[Entry]
+    bank_spent: Mapping[tuple[str, str], int]
+    bank_held: Mapping[str, int]
+    verification: Verification
+
+
+def read_all(uow: UnitOfWork) -> Stored:
+    """Read every number there is."""
+    balances = {balance.agent_id: balance for balance in uow.balances.all()}
+    return Stored(
+        balances=balances,
+        leases={lease.id: lease for agent_id in balances for lease in uow.leases.of_agent(agent_id)},
+        entries=list(uow.ledger.by_agent()),
+        bank_spent={key: amount for key, amount in uow.banks.all_spent().items() if amount},
+        bank_held={key: amount for key, amount in uow.banks.all_held().items() if amount},
+        verification=verify(uow),
+    )
+
+
+def row_counts(store: SqliteStore) -> dict[str, int]:
+    """Return how many rows each table of the books has, and its highest `seq`."""
+    parts = [
+        "(SELECT coalesce(max(seq), 0) FROM ledger)",
+        "(SELECT coalesce(max(seq), 0) FROM feed)",
+        "(SELECT coalesce(max(seq), 0) FROM audit_log)",
+        "(SELECT count(*) FROM usage_records)",
+        "(SELECT count(*) FROM leases)",
+    ]
+    row = store._connection.execute(f"SELECT {', '.join(parts)}").fetchone()
+    return dict(zip(("ledger", "feed", "audit", "usage", "leases"), row, strict=True))
+
+
+def event_names(store: SqliteStore) -> Counter[str]:
+    """Return how often each event about money or leases was published; each has an id of its own."""
+    sql = "SELECT name, count(*), count(DISTINCT id) FROM feed WHERE name IS NOT NULL GROUP BY name"
+    counts: Counter[str] = Counter()
+    for name, rows, ids in store._connection.execute(sql):
+        assert rows == ids, f"{name} was published twice"
+        if name.startswith("lease_") or name in {"llm_call", "budget_changed"}:
+            counts[name] = rows
+    return counts
+
+
+@dataclass
+class Witness:
+    """Remembers the last step; `may_be_short` are agents whose budget was cut by force."""
+
+    may_be_short: set[str] = field(default_factory=set)
+    _balances: dict[str, Balance] = field(default_factory=dict)
+    _leases: dict[str, Lease] = field(default_factory=dict)
+
+    def check(self, stored: Stored) -> None:
+        """Check one snapshot against itself and the one before."""
+        assert stored.verification.differences == []
+        self._check_entries(stored.entries)
+        for balance in stored.balances.values():
+            self._check_balance(balance)
+        for lease in stored.leases.values():
+            check_sums(lease)
+            if lease.id in self._leases:
+                check_history(self._leases[lease.id], lease)
+        assert self._leases.keys() <= stored.leases.keys()
+        self._balances = dict(stored.balances)
+        self._leases = dict(stored.leases)
+
+    def _check_entries(self, entries: list[Entry]) -> None:
+        assert len({entry.id for entry in entries}) == len(entries)
+        for entry in entries:
+            if entry.kind == "grant":
+                assert entry.allocated_after >= entry.spent_after + entry.held_after, "I3"
+        given_back = Counter(entry.lease_id for entry in entries if entry.kind in {"return", "reclaim"})
+        assert set(given_back.values()) <= {1}, "I7: a lease gives back once"
+
+    def _check_balance(self, balance: Balance) -> None:
+        before = self._balances.get(balance.agent_id)
+        assert balance.held >= 0
+        assert before is None or balance.spent >= before.spent, "I5"
+        if balance.agent_id not in self.may_be_short:
+            assert balance.spent + balance.held <= balance.allocated + balance.overspent, "I4"
+
+
+def check_sums(lease: Lease) -> None:
+    """Check the lease equation (I2)."""
+    numbers = (lease.granted, lease.spent, lease.overspent, lease.returned, lease.reclaimed, lease.unattributed)
+    assert min(numbers) >= 0
+    held = lease.granted - lease.spent - lease.returned - lease.reclaimed
+    assert held >= 0, "I2"
+    assert lease.status in {"active", "expired"} or held == 0, "I2"
+
+
+def check_history(before: Lease, after: Lease) -> None:
+    """Check what time may do to a lease (I5, I6)."""
+    assert after.spent + after.overspent >= before.spent + before.overspent, "I5"
+    assert before.successor_id in {None, after.successor_id}, "I7"
+    assert not (before.status == "expired" and after.status == "active")
+    if before.status in {"closed", "revoked"}:
+        assert fixed(after) == fixed(before), "I6"
+
+
+def fixed(lease: Lease) -> Lease:
+    """Return a terminal lease without what late truth may still move."""
+    return lease._replace(overspent=0, unattributed=0, reports=0, last_activity_at=0)
