@@ -12,7 +12,8 @@ from typing import Any, Final, TypeVar
 
 from ironcage_core.domain.instants import Instant
 from ironcage_core.domain.usage import UsageReport
-from ironcage_core.ports.storage import BalanceFilter, UnitOfWork, UseCase
+from ironcage_core.ports.lists import BalanceFilter
+from ironcage_core.ports.storage import UnitOfWork, UseCase
 from ironcage_core.services.ic_tokens import authenticate
 from ironcage_core.services.reporting import BatchReported, Reported, report, report_batch
 from ironcage_storage.sqlite.store import MAX_BATCH, SqliteStore

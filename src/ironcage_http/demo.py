@@ -19,8 +19,9 @@ from ironcage_core.domain.ledger import Balance, Entry
 from ironcage_core.domain.money import Micros, format_usd, parse_usd
 from ironcage_core.domain.prices import PriceTable
 from ironcage_core.domain.usage import UsageReport
+from ironcage_core.ports.lists import EntryFilter, Paging
 from ironcage_core.ports.secrecy import TokenSigner
-from ironcage_core.ports.storage import EntryFilter, Paging, Store, UnitOfWork
+from ironcage_core.ports.storage import Store, UnitOfWork
 from ironcage_core.services.accounts import add_user
 from ironcage_core.services.agents import CreatedAgent, create_agent
 from ironcage_core.services.granting import Granted

@@ -6,15 +6,8 @@ import pytest
 
 from ironcage_core.domain.agents import Agent
 from ironcage_core.domain.instants import period_of
-from ironcage_core.ports.storage import (
-    BalanceFilter,
-    BudgetTotals,
-    EntryFilter,
-    LeaseFilter,
-    LeaseReports,
-    Paging,
-    UnitOfWork,
-)
+from ironcage_core.ports.lists import BalanceFilter, BudgetTotals, EntryFilter, LeaseFilter, LeaseReports, Paging
+from ironcage_core.ports.storage import UnitOfWork
 from ironcage_storage.sqlite.store import SqliteStore
 from tests.support.rows import (
     HOUR,

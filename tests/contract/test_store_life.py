@@ -9,7 +9,8 @@ import pytest
 
 from ironcage_core.domain.ledger import Entry
 from ironcage_core.errors import UnavailableError
-from ironcage_core.ports.storage import EntryFilter, Page, Paging, UnitOfWork
+from ironcage_core.ports.lists import EntryFilter, Page, Paging
+from ironcage_core.ports.storage import UnitOfWork
 from ironcage_core.services.accounts import set_monthly_cap
 from ironcage_storage.sqlite.store import SqliteStore
 from tests.support.rows import key_row, put_agent, putting, tell, told

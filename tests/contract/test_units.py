@@ -5,7 +5,8 @@ from collections.abc import Callable
 import pytest
 
 from ironcage_core.domain.instants import period_of
-from ironcage_core.ports.storage import EntryFilter, LeaseFilter, Paging, UnitOfWork
+from ironcage_core.ports.lists import EntryFilter, LeaseFilter, Paging
+from ironcage_core.ports.storage import UnitOfWork
 from ironcage_storage.sqlite.store import SqliteStore
 from tests.support.rows import (
     HOUR,

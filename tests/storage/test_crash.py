@@ -8,7 +8,8 @@ from pathlib import Path
 import pytest
 
 from ironcage_core.domain.ledger import Balance
-from ironcage_core.ports.storage import EntryFilter, Paging, UnitOfWork
+from ironcage_core.ports.lists import EntryFilter, Paging
+from ironcage_core.ports.storage import UnitOfWork
 from ironcage_core.services.verify import verify
 from ironcage_storage.sqlite.store import SqliteStore
 from tests.support.child import COST, THREADS, report_of

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from ironcage_core.errors import UnavailableError
-from ironcage_core.ports.storage import EntryFilter, Paging
+from ironcage_core.ports.lists import EntryFilter, Paging
 from ironcage_core.services.verify import verify
 from ironcage_storage.sqlite.store import SqliteStore
 from tests.support.processes import finish, lock_held, start

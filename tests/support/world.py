@@ -13,8 +13,9 @@ from ironcage_core.domain.ledger import Balance, Entry
 from ironcage_core.domain.money import MICROS_PER_USD, Micros
 from ironcage_core.domain.prices import ModelPrice, PriceTable
 from ironcage_core.domain.usage import UsageReport
+from ironcage_core.ports.lists import EntryFilter, Paging
 from ironcage_core.ports.secrecy import Vault
-from ironcage_core.ports.storage import EntryFilter, Paging, UnitOfWork
+from ironcage_core.ports.storage import UnitOfWork
 from ironcage_core.services.accounts import add_user, set_monthly_cap
 from ironcage_core.services.agents import CreatedAgent, create_agent
 from ironcage_core.services.granting import Granted

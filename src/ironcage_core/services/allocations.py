@@ -17,7 +17,8 @@ from ironcage_core.errors import (
     BudgetUnchangedError,
     ValidationError,
 )
-from ironcage_core.ports.storage import BalanceFilter, BudgetTotals, EntryFilter, Page, Paging, UnitOfWork
+from ironcage_core.ports.lists import BalanceFilter, BudgetTotals, EntryFilter, Page, Paging
+from ironcage_core.ports.storage import UnitOfWork
 from ironcage_core.services.expiry import catch_up
 from ironcage_core.services.posting import balance_of, post_adjustment
 

@@ -21,7 +21,8 @@ from ironcage_core.errors import (
     RefusalError,
     ValidationError,
 )
-from ironcage_core.ports.storage import LeaseFilter, Page, Paging, UnitOfWork
+from ironcage_core.ports.lists import LeaseFilter, Page, Paging
+from ironcage_core.ports.storage import UnitOfWork
 from ironcage_core.services.expiry import catch_up, end_lease
 from ironcage_core.services.granting import (
     Granted,

@@ -4,7 +4,7 @@ from collections.abc import Iterator
 
 from ironcage_core.domain.agents import Agent
 from ironcage_core.domain.ledger import Balance
-from ironcage_core.ports.storage import BalanceFilter, BudgetTotals, Page, Paging
+from ironcage_core.ports.lists import BalanceFilter, BudgetTotals, Page, Paging
 from ironcage_storage.sqlite.rows import Table
 from ironcage_storage.sqlite.session import Pending, Session
 

@@ -5,7 +5,7 @@ from typing import Final
 
 from ironcage_core.domain.instants import Instant
 from ironcage_core.domain.leases import Lease
-from ironcage_core.ports.storage import LeaseFilter, Page, Paging
+from ironcage_core.ports.lists import LeaseFilter, Page, Paging
 from ironcage_storage.sqlite.rows import Table, Tally
 from ironcage_storage.sqlite.session import Pending, Session
 

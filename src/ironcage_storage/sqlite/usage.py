@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from typing import Final
 
 from ironcage_core.domain.usage import UsageRecord
-from ironcage_core.ports.storage import LeaseReports
+from ironcage_core.ports.lists import LeaseReports
 from ironcage_storage.sqlite.rows import Table
 from ironcage_storage.sqlite.session import Session
 

@@ -1,0 +1,77 @@
+"""Lists: which rows, which page, and how many there are in all."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Generic, NamedTuple, TypeVar
+
+from ironcage_core.domain.instants import Instant
+from ironcage_core.domain.ledger import EntryKind
+from ironcage_core.domain.money import Micros
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True, slots=True)
+class Page(Generic[T]):
+    """One page of a list and the exact number of all matching rows."""
+
+    rows: Sequence[T]
+    total: int
+
+
+@dataclass(frozen=True, slots=True)
+class Paging:
+    """Which page: `page` from 1, `per_page` rows each."""
+
+    page: int = 1
+    per_page: int = 50
+
+    @property
+    def offset(self) -> int:
+        """How many rows stand before the page."""
+        return (self.page - 1) * self.per_page
+
+
+@dataclass(frozen=True, slots=True)
+class EntryFilter:
+    """Which ledger entries; None means all. `since` is inclusive, `until` exclusive."""
+
+    agent_id: str | None = None
+    owner_id: str | None = None
+    lease_id: str | None = None
+    kind: EntryKind | None = None
+    since: Instant | None = None
+    until: Instant | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class LeaseFilter:
+    """Which leases; None means all."""
+
+    agent_id: str | None = None
+    owner_id: str | None = None
+    status: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class BalanceFilter:
+    """Which budgets of live agents; None means all."""
+
+    owner_id: str | None = None
+    status: str | None = None
+
+
+class BudgetTotals(NamedTuple):
+    """Sums over a selection of budgets, in micro-USD, and how many agents they belong to."""
+
+    allocated: Micros
+    spent: Micros
+    held: Micros
+    agents: int
+
+
+class LeaseReports(NamedTuple):
+    """What the usage records say was charged to one lease."""
+
+    lease_id: str
+    cost: Micros
