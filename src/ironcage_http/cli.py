@@ -9,6 +9,7 @@ from pathlib import Path
 import click
 from rich.console import Console
 
+from ironcage_core.domain.ids import is_id
 from ironcage_core.errors import IroncageError
 from ironcage_core.services.key_lending import Sealing
 from ironcage_core.services.verify import verify as verify_books
@@ -72,8 +73,10 @@ def demo() -> None:
 def verify(database: Path, agent_id: str | None) -> None:
     """Recompute every balance of DATABASE from its ledger; exit 1 if anything differs."""
     console = _console()
+    if agent_id is not None and not is_id(agent_id, "agent"):
+        raise click.UsageError("an agent id is agent_ and 32 hex digits")
     try:
-        with SqliteStore(database) as store:
+        with SqliteStore(database, must_exist=True) as store:
             complaints = store.check_file()
             for complaint in complaints:
                 console.print(f"[red]file[/]        {complaint}")

@@ -87,14 +87,14 @@ def test_verify_of_one_agent_looks_at_that_agent_alone(database: Path) -> None:
     """The other agent's books are not read; an unknown agent is wrong usage."""
     with SqliteStore(database) as store:
         spender, saver = [balance.agent_id for balance in store.read(lambda uow: list(uow.balances.all()))]
-    tamper(database, f"UPDATE agent_budgets SET spent = 5 WHERE agent_id = '{spender}'")
+    tamper(database, f"UPDATE agent_budgets SET spent = spent + 5 WHERE agent_id = '{spender}'")
 
     assert run("verify", database, "--agent", saver)[0] == 0
     assert run("verify", database, "--agent", spender)[0] == 1
     assert run("verify", database, "--agent", "agent_nobody")[0] == 2
 
 
-@pytest.mark.parametrize("content", [b"not a database at all, but long enough to be read as one" * 20, b"short"])
+@pytest.mark.parametrize("content", [b"not a database at all, but long enough to be read as one" * 20, b"short", b""])
 def test_a_file_that_is_no_database_is_refused_and_left_alone(tmp_path: Path, content: bytes) -> None:
     """Exit 3 with what to do."""
     file = tmp_path / "notes.txt"

@@ -27,6 +27,7 @@ from ironcage_core.errors import (
     UserNotFoundError,
     ValidationError,
 )
+from ironcage_core.ports.lists import Paging
 from ironcage_core.ports.storage import UnitOfWork
 from ironcage_core.services.accounts import add_user, set_monthly_cap
 from ironcage_core.services.agents import create_agent
@@ -151,9 +152,7 @@ def test_the_named_key_must_be_assigned_enabled_and_of_the_provider(world: World
     )
     refusals: list[tuple[dict[str, str], type[IroncageError]]] = [
         ({"provider": "acme"}, UnsupportedProviderError),
-        ({"provider": "anthropic"}, NoProviderAssignedError),
         ({"provider_key_id": "openai"}, InvalidProviderIdError),
-        ({"provider_key_id": other.id}, ProviderNotFoundError),
         ({"provider_key_id": "prov_" + "0" * 32}, ProviderNotFoundError),
         ({"provider": "anthropic", "provider_key_id": world.key_id}, ProviderKeyMismatchError),
         ({"provider": "open\0ai"}, ValidationError),
@@ -161,14 +160,20 @@ def test_the_named_key_must_be_assigned_enabled_and_of_the_provider(world: World
         ({"ttl_s": 0}, ValidationError),  # type: ignore[dict-item]
         ({"ttl_s": 86_401}, ValidationError),  # type: ignore[dict-item]
     ]
+    with pytest.raises(NoProviderAssignedError):
+        agent.handshake(provider="anthropic")
+    with pytest.raises(ProviderNotFoundError):
+        agent.handshake(provider_key_id=other.id)
+    world.store.write(lambda uow: uow.provider_keys.assign(agent.id, [world.key_id, other.id]))
     for fields, error in refusals:
         with pytest.raises(error):
             agent.handshake(**fields)  # type: ignore[arg-type]
     disable(world, world.key_id)
-    with pytest.raises(NoProviderAssignedError):
-        agent.handshake()
     with pytest.raises(ProviderKeyDisabledError):
         agent.handshake(provider_key_id=world.key_id)
+    disable(world, other.id)
+    with pytest.raises(NoProviderAssignedError):
+        agent.handshake()
 
     assert agent.kinds() == [("adjust", 100 * USD)]
 
@@ -307,3 +312,45 @@ def test_a_budget_shows_what_holds_its_money_and_the_owner_s_month(world: World)
     assert [(one.id, one.held) for one in view.open_leases] == [(lease.id, 3 * USD)]
     assert view.bank is not None
     assert (view.bank.spent, view.bank.held, view.bank.available) == (2 * USD, 3 * USD, 15 * USD)
+
+
+@pytest.mark.parametrize("overlap_s", [-1, 86_401, True, 10**17])
+def test_an_overlap_is_a_day_at_most(world: World, overlap_s: int) -> None:
+    """0 to 86400 seconds; the old value stays the only one."""
+    agent = world.agent()
+
+    with pytest.raises(ValidationError):
+        regenerated(world, agent, overlap_s=overlap_s)
+
+    assert agent.handshake(USD).new_money == USD
+
+
+@pytest.mark.parametrize("reason", ["", "a\0", "\ud800", "x" * 501, b"x"])
+def test_a_reason_is_a_short_text(world: World, reason: str) -> None:
+    """1 to 500 characters; a bad one changes nothing and harms nobody after it."""
+    agent = world.agent()
+
+    with pytest.raises(ValidationError):
+        world.store.write(lambda uow: set_allocation(uow, agent.id, 200 * USD, reason=reason, actor=ADMIN))
+
+    assert agent.balance().allocated == 100 * USD
+    assert agent.handshake(USD).new_money == USD
+
+
+@pytest.mark.parametrize(("page", "per_page"), [(0, 50), (1, 0), (-1, 1), (1, 10_001), (True, 1), (2**70, 50)])
+def test_a_page_that_cannot_be_is_refused(page: int, per_page: int) -> None:
+    """From 1; no huge numbers for the database to choke on."""
+    with pytest.raises(ValidationError):
+        Paging(page, per_page)
+
+
+def test_unencodable_ids_are_unknown_ids(world: World) -> None:
+    """A lone surrogate is no reason for a fault."""
+    content = {"name": "a", "budget": USD, "actor": ADMIN, "signer": world.signer}
+
+    with pytest.raises(ValidationError):
+        world.store.write(partial(create_agent, owner_id="user_\ud800", **content))  # type: ignore[arg-type]
+    with pytest.raises(UserNotFoundError):
+        world.cap(USD, user_id="user_\ud800")
+    with pytest.raises(AgentNotFoundError):
+        world.store.write(lambda uow: regenerate_ic_token(uow, "agent_\ud800", actor=ADMIN, signer=world.signer))

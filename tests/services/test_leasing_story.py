@@ -13,14 +13,16 @@ from ironcage_core.errors import (
     LeaseExpiredError,
     LeaseNotFoundError,
     LeaseRevokedError,
+    NoProviderAssignedError,
     OwnerSuspendedError,
     TooManyLeasesError,
     ValidationError,
 )
-from ironcage_core.services.allocations import budget_of
+from ironcage_core.ports.lists import BalanceFilter, EntryFilter, LeaseFilter, Paging
+from ironcage_core.services.allocations import budget_of, list_budgets, list_entries
 from ironcage_core.services.expiry import sweep
 from ironcage_core.services.granting import Granted
-from ironcage_core.services.leasing import Denied, get_lease, revoke_leases
+from ironcage_core.services.leasing import Denied, get_lease, list_leases, revoke_leases
 from ironcage_storage.sealed.ip_tokens import IpTokenError, open_ip_token
 from tests.support.world import API_KEY, USD, TestAgent, World
 
@@ -185,7 +187,7 @@ def test_a_refresh_answers_for_each_state_of_the_lease(world: World) -> None:
     agent = world.agent(100 * USD)
     returned, expired, revoked, old = (agent.handshake(USD).lease.id for _ in range(4))
     agent.return_lease(returned)
-    world.store.write(lambda uow: revoke_leases(uow, [get_lease(uow, revoked)], reason="manual", actor=SYSTEM))
+    world.store.write(lambda uow: revoke_leases(uow, [revoked], reason="manual", actor=SYSTEM))
     new = refreshed(agent, old, USD)
 
     again = refreshed(agent, old, USD)
@@ -347,3 +349,90 @@ def test_an_impossible_request_is_refused_before_anything_else(world: World, req
     with pytest.raises(ValidationError):
         agent.handshake(requested)
     assert agent.kinds() == [("adjust", 100 * USD)]
+
+
+def revoked(world: World, *lease_ids: str) -> int:
+    return len(world.store.write(lambda uow: revoke_leases(uow, lease_ids, reason="manual", actor=SYSTEM)))
+
+
+def test_a_revocation_takes_back_the_rest_of_open_leases_only(world: World) -> None:
+    """What was spent stays spent; a lease that time has closed is not revoked; asking again changes nothing."""
+    agent = world.agent(100 * USD)
+    lease, old = agent.handshake(10 * USD).lease.id, agent.handshake(10 * USD, ttl_s=1).lease.id
+    agent.report(lease, "r1", 4 * USD)
+    world.clock.pass_s(120)
+
+    assert revoked(world, lease, old, lease) == 1
+    assert revoked(world, lease) == 0
+
+    assert (agent.lease(lease).reclaimed, agent.lease(old).status_reason) == (6 * USD, "expired")
+    assert agent.balance().remaining == 96 * USD
+    assert world.verify().holds
+    with pytest.raises(LeaseNotFoundError):
+        revoked(world, "lease_" + "0" * 32)
+
+
+def test_lists_apply_the_clock_without_a_sweep(world: World) -> None:
+    """An idle lease reads as closed and its money as back, for everybody who lists it."""
+    agent = world.agent(100 * USD)
+    agent.handshake(10 * USD)
+    world.clock.pass_s(3 * 3600)
+
+    budgets, totals = world.store.read(lambda uow: list_budgets(uow, BalanceFilter(), Paging()))
+
+    assert (totals.held, budgets.rows[0][1].remaining) == (0, 100 * USD)
+    agent.handshake(10 * USD)
+    world.clock.pass_s(3 * 3600)
+    assert world.store.read(lambda uow: list_leases(uow, LeaseFilter(status="active"), Paging())).total == 0
+    agent.handshake(10 * USD)
+    world.clock.pass_s(3 * 3600)
+    assert world.store.read(lambda uow: list_entries(uow, EntryFilter(kind="reclaim"), Paging())).total == 3
+
+
+def test_every_release_of_the_key_is_audited(world: World) -> None:
+    """Handshake, refresh and the replay of a refresh each hand out a sealed key."""
+    agent = world.agent()
+    lease = agent.handshake(USD).lease.id
+    agent.refresh(lease)
+    agent.refresh(lease)
+
+    operations = world.store.read(lambda uow: [row.operation for row in uow.audit.rows()])
+
+    assert operations.count("CREDENTIAL_ACCESSED") == 3
+    assert (operations.count("LEASE_GRANTED"), operations.count("LEASE_REFRESHED")) == (1, 1)
+
+
+def test_a_refresh_needs_the_key_to_be_assigned_still(world: World) -> None:
+    """Taking a key from an agent takes it from its refreshes."""
+    agent = world.agent()
+    lease = agent.handshake(USD).lease.id
+    world.store.write(lambda uow: uow.provider_keys.assign(agent.id, []))
+
+    with pytest.raises(NoProviderAssignedError):
+        agent.refresh(lease)
+
+
+def test_a_repeated_return_answers_as_the_first_one_did(world: World) -> None:
+    """Same numbers, already closed."""
+    agent = world.agent()
+    lease = agent.handshake(10 * USD).lease.id
+
+    first, again = agent.return_lease(lease, 3 * USD), agent.return_lease(lease, 3 * USD)
+
+    assert (first.discrepancy, again.discrepancy) == (-3 * USD, -3 * USD)
+    assert (first.returned, again.returned, again.already_closed) == (7 * USD, 7 * USD, True)
+
+
+def test_a_lease_whose_books_are_broken_does_not_hold_up_the_sweep(world: World) -> None:
+    """It is named, and the others get their money back."""
+    broken, sound = world.agent(), world.agent()
+    bad, good = broken.handshake().lease.id, sound.handshake().lease.id
+    wrong = broken.balance()._replace(held=0)
+    world.store.write(lambda uow: uow.balances.put(wrong))
+    world.clock.pass_s(2 * 3600)
+
+    swept = world.store.write(sweep)
+
+    assert (swept.aged, swept.stuck) == (1, (bad,))
+    assert sound.lease(good).status == "closed"
+    assert sound.balance().held == 0

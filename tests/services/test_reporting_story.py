@@ -2,6 +2,7 @@
 
 import pytest
 
+from ironcage_core.domain.prices import PriceTable
 from ironcage_core.errors import RequestIdConflictError, ValidationError
 from ironcage_core.services.reporting import report
 from ironcage_storage.sqlite.store import SqliteStore
@@ -139,7 +140,7 @@ BAD: dict[str, list[dict[str, object]]] = {
     "request_id": [{"request_id": ""}, {"request_id": "x" * 101}, {"request_id": "a\0b"}, {"request_id": "\ud800"}],
     "model": [{"model": " "}, {"model": "a\nb"}, {"model": 7}],
     "provider": [{"provider": "p" * 51}],
-    "timestamp": [{"occurred_at": 10**15}],
+    "timestamp": [{"occurred_at": 10**15}, {"occurred_at": -1}, {"occurred_at": "x"}, {"occurred_at": True}],
 }
 
 
@@ -221,3 +222,36 @@ def test_a_use_case_that_fails_after_booking_leaves_nothing(agent: TestAgent) ->
     assert agent.kinds()[-1][0] == "grant"
     assert agent.balance().spent == 0
     assert not agent.report(lease, "r1", USD).booked.duplicate
+
+
+def test_the_retry_of_a_report_after_a_refresh_does_not_stop_the_runtime(world: World, agent: TestAgent) -> None:
+    """The answer names the lease that was charged and speaks of the one that stands in its place."""
+    first = agent.handshake(10 * USD).lease.id
+    agent.report(first, "r1", USD)
+    agent.refresh(first, 10 * USD)
+
+    again = agent.report(first, "r1", USD)
+
+    assert (again.booked.lease.id, again.booked.current.status) == (first, "active")
+    assert (again.stop, again.refresh_recommended) == (False, False)
+    assert [lease.status for lease in agent.report_batch([usage(first, "r1", USD)]).leases] == ["active"]
+    assert world.verify().holds
+
+
+def test_a_retry_does_not_depend_on_today_s_prices(agent: TestAgent) -> None:
+    """The model left the table meanwhile; the call is known all the same."""
+    lease = agent.handshake().lease.id
+    call = usage(lease, "r1", None, tokens=None, input_tokens=10, output_tokens=10)
+    agent.call(report, call, prices=PRICES)
+
+    assert agent.call(report, call, prices=PriceTable(models={})).booked.duplicate
+
+
+def test_null_token_details_are_absent_ones(agent: TestAgent) -> None:
+    """Null for an optional field means absent."""
+    lease = agent.handshake().lease.id
+    details = {"cached_input_tokens": None, "cache_write_tokens": None}
+
+    priced = agent.report(lease, "r1", None, tokens=None, input_tokens=1000, output_tokens=500, **details)  # type: ignore[arg-type]
+
+    assert priced.booked.cost == 6000

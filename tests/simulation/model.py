@@ -114,6 +114,7 @@ class Lease:
     returned: int = 0
     reclaimed: int = 0
     unattributed: int = 0
+    found_missing: int = 0
     reports: int = 0
     status: Literal["active", "expired", "closed", "revoked"] = "active"
     reason: str | None = None
@@ -300,11 +301,15 @@ class Books:
             self._own(agent, number)
             target = self.effective(number)
             lease = self.leases[target]
-            difference = lease.total_spent - final if final is not None and target == number else 0
-            if -difference > self.terms.max_report:
-                raise RefusedError("VALIDATION_ERROR")
             was_open = lease.is_open
+            difference = 0
+            if final is not None and target == number:
+                answered_before = lease.reason == "returned"
+                difference = lease.found_missing if answered_before else lease.total_spent - final
+            if was_open and -difference > self.terms.max_report:
+                raise RefusedError("VALIDATION_ERROR")
             if was_open:
+                lease.found_missing = difference
                 unreported = max(0, -difference)
                 self._spend(lease, unreported)
                 lease.unattributed += unreported

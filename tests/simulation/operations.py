@@ -21,7 +21,7 @@ from ironcage_core.services.expiry import sweep
 from ironcage_core.services.granting import Granted
 from ironcage_core.services.handshake import HandshakeRequest, handshake
 from ironcage_core.services.key_lending import Sealing
-from ironcage_core.services.leasing import get_lease, refresh, return_lease, revoke_leases
+from ironcage_core.services.leasing import refresh, return_lease, revoke_leases
 from ironcage_core.services.reporting import Booked, report, report_batch
 from tests.simulation.model import UNKNOWN, Booking, Books, Content, Grant, RefusedError, Terms
 from tests.support.world import ADMIN, PRICES, usage
@@ -399,8 +399,8 @@ class Revoke:
         numbers = list(dict.fromkeys(count - 1 - back % count for back in self.backs)) if count else []
 
         def ask_store(uow: UnitOfWork) -> Answer:
-            leases = [get_lease(uow, cast.id_of(number)) for number in numbers]
-            return ("revoked", *(lease.id for lease in revoke_leases(uow, leases, reason="manual", actor=ADMIN)))
+            ids = [cast.id_of(number) for number in numbers]
+            return ("revoked", *(lease.id for lease in revoke_leases(uow, ids, reason="manual", actor=ADMIN)))
 
         return Call(
             f"{self!r} of {numbers}",
@@ -416,7 +416,7 @@ class Sweep:
 
     def resolve(self, cast: Cast, books: Books) -> Call:
         del books
-        return Call(repr(self), cast, lambda books: ("swept", books.sweep()), lambda uow: ("swept", sweep(uow)))
+        return Call(repr(self), cast, lambda books: ("swept", books.sweep()), lambda uow: ("swept", sweep(uow).aged))
 
 
 class GivenUpError(Exception):

@@ -11,8 +11,8 @@ T = TypeVar("T")
 Kind: TypeAlias = Literal["any", "rows", "commit"]
 
 
-class PowerCutError(Exception):
-    """From here on the process does not exist."""
+class PowerCutError(BaseException):
+    """From here on the process does not exist; nothing that handles errors may handle this one."""
 
 
 class SabotagedConnection:

@@ -8,7 +8,6 @@ from pathlib import Path
 import pytest
 
 from ironcage_core.domain.ledger import Balance
-from ironcage_core.ports.lists import EntryFilter, Paging
 from ironcage_core.ports.storage import UnitOfWork
 from ironcage_core.services.verify import verify
 from ironcage_storage.sqlite.store import SqliteStore
@@ -42,8 +41,7 @@ class Scene:
 
     def booked(self, uow: UnitOfWork) -> list[str]:
         """Return the request id of each spend in the ledger."""
-        page = uow.ledger.page(EntryFilter(agent_id=self.agent_id, kind="spend"), Paging(1, 10**6))
-        return sorted(entry.ref or "" for entry in page.rows)
+        return sorted(entry.ref or "" for entry in uow.ledger.by_agent(self.agent_id) if entry.kind == "spend")
 
     def check(self, database: Path, acknowledged: set[str], sent: set[str]) -> None:
         """Open the database as the next process would and check it, before and after everything is sent again."""

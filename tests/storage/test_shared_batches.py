@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from ironcage_core.errors import InvariantViolationError
+from ironcage_core.errors import InvariantViolationError, StorageError
 from ironcage_core.ports.storage import UnitOfWork
 from ironcage_storage.sqlite.store import SqliteStore
 from tests.support.rows import balance_row, note, put, put_agent, tell, told, user_row
@@ -171,3 +171,24 @@ def test_a_duplicate_that_came_in_behind_the_cache_fails_only_its_caller(store: 
 
     assert answers(futures) == ["a", InvariantViolationError, "b"]
     assert store.read(told) == ["a", "b"]
+
+
+def test_a_value_that_cannot_be_written_fails_its_caller_and_poisons_nobody(store: SqliteStore) -> None:
+    """A lone surrogate or a number beyond 64 bits surfaces when rows are written; nothing of it stays in memory."""
+    agent_id = store.write(put_agent).id
+
+    def unwritable(name: str, held: int) -> UseCase:
+        def run(uow: UnitOfWork) -> None:
+            uow.users.put(user_row(name))
+            uow.balances.put(balance_row(agent_id, held=held))
+            tell(uow, "unwritable")
+
+        return run
+
+    futures = queued_together(store, telling("a"), unwritable("\ud800", 1), unwritable("big", 2**70), telling("b"))
+
+    assert [isinstance(future.exception(), StorageError) for future in futures] == [False, True, True, False]
+    assert "\ud800" not in repr(futures[1].exception())
+    assert store.write(told) == ["a", "b"]
+    assert store.write(lambda uow: uow.balances.find(agent_id)) is None
+    assert store.write(telling("c")) == "c"

@@ -87,8 +87,8 @@ def crash_while_opening(job: dict[str, Any], _: Callable[[str], None]) -> None:
     """Open a store on a fresh file and die at a statement of its migration."""
     steps = Steps(job["die_at"])
 
-    def watched(path: str, *, read_only: bool = False) -> sqlite3.Connection:
-        connection = connect(path, read_only=read_only)
+    def watched(path: str, *, read_only: bool = False, must_exist: bool = False) -> sqlite3.Connection:
+        connection = connect(path, read_only=read_only, must_exist=must_exist)
         connection.set_trace_callback(steps.step)
         return connection
 

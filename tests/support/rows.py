@@ -65,7 +65,8 @@ def lease_row(agent_id: str, **fields: object) -> Lease:
         id=fresh_id("lease"), agent_id=agent_id, bank_user_id="bank", project_id="proj", ic_token_id="ict",
         ic_token_gen=1, provider_key_id="prov", provider="openai", runtime_id=None, status="active",
         status_reason=None, granted=100, rolled_over=0, spent=0, overspent=0, returned=0, reclaimed=0, unattributed=0,
-        reports=0, ttl=HOUR, grace=60_000, created_at=NOON, expires_at=NOON + HOUR, expired_at=None, closed_at=None,
+        reports=0,
+        discrepancy=0, ttl=HOUR, grace=60_000, created_at=NOON, expires_at=NOON + HOUR, expired_at=None, closed_at=None,
         last_activity_at=NOON, due_at=NOON + HOUR, lives_until=NOON + 24 * HOUR, successor_id=None,
     )  # fmt: skip
     return row._replace(**fields)  # type: ignore[arg-type]  # as the test says

@@ -23,9 +23,9 @@ from ironcage_core.errors import InvariantViolationError
 FRESH = Lease(
     id="lease", agent_id="agent", bank_user_id="user", project_id="proj", ic_token_id="ict", ic_token_gen=1,
     provider_key_id="prov", provider="openai", runtime_id=None, status="active", status_reason=None, granted=100,
-    rolled_over=0, spent=0, overspent=0, returned=0, reclaimed=0, unattributed=0, reports=0, ttl=3600, grace=60,
-    created_at=1000, expires_at=4600, expired_at=None, closed_at=None, last_activity_at=1000, due_at=4600,
-    lives_until=10_000, successor_id=None,
+    rolled_over=0, spent=0, overspent=0, returned=0, reclaimed=0, unattributed=0, reports=0, discrepancy=0,
+    ttl=3600, grace=60, created_at=1000, expires_at=4600, expired_at=None, closed_at=None,
+    last_activity_at=1000, due_at=4600, lives_until=10_000, successor_id=None,
 )  # fmt: skip
 EMPTY = FRESH._replace(returned=100)
 

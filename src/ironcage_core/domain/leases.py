@@ -76,7 +76,8 @@ class Lease(NamedTuple):
     """One lease; a column each, in order. Money in micro-USD.
 
     `granted` = `spent` + `returned` + `reclaimed` + held. `rolled_over` is the part of `granted` that came from the
-    predecessor. `unattributed` is spend that a return reconciled before its reports came. `due_at` is the next
+    predecessor. `unattributed` is spend that a return reconciled before its reports came, `discrepancy`
+    what that return found: server minus client. `due_at` is the next
     instant at which time alone changes the lease; None once it is terminal.
     """
 
@@ -99,6 +100,7 @@ class Lease(NamedTuple):
     reclaimed: Micros
     unattributed: Micros
     reports: int
+    discrepancy: Micros
     ttl: int
     grace: int
     created_at: Instant

@@ -61,13 +61,13 @@ def mask(api_key: str) -> str:
     return "***" if len(api_key) < _MASK_FROM else f"{api_key[:4]}...{api_key[-3:]}"
 
 
-def check_api_key(api_key: str) -> str:
+def check_api_key(api_key: object) -> str:
     """Return the key without surrounding blanks.
 
     Raises:
         ValidationError: Empty, over 500 characters, or not printable ASCII without spaces; the key is not echoed.
     """
-    trimmed = api_key.strip()
+    trimmed = api_key.strip() if isinstance(api_key, str) else ""
     if not _HEADER_SAFE.fullmatch(trimmed):
         raise ValidationError({"api_key": "must be 1 to 500 printable ASCII characters without spaces"})
     return trimmed

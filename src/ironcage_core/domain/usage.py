@@ -32,8 +32,8 @@ class UsageReport:
     tokens: int | None = None
     input_tokens: int | None = None
     output_tokens: int | None = None
-    cached_input_tokens: int = 0
-    cache_write_tokens: int = 0
+    cached_input_tokens: int | None = None
+    cache_write_tokens: int | None = None
     occurred_at: Instant | None = None
 
 
@@ -103,8 +103,9 @@ def report_problems(report: UsageReport, *, now: Instant, policy: LeasePolicy) -
             problems[field] = problem
     _check_cost(report, policy, problems)
     _check_tokens(report, problems)
-    if report.occurred_at is not None and report.occurred_at > now + MAX_CLOCK_SKEW_MS:
-        problems["timestamp"] = "may be at most 300 seconds ahead of the server"
+    at = report.occurred_at
+    if at is not None and (type(at) is not int or not 0 <= at <= now + MAX_CLOCK_SKEW_MS):
+        problems["timestamp"] = "must be a time after 1970 and at most 300 seconds ahead of the server"
     return problems
 
 
@@ -137,7 +138,7 @@ def _check_tokens(report: UsageReport, problems: dict[str, str]) -> None:
         problems["tokens"] = f"must be an integer from 1 to {MAX_TOKENS}, or follow from input and output tokens"
     elif split is not None and tokens != split:
         problems["tokens"] = "must equal input_tokens + output_tokens"
-    if report.cached_input_tokens + report.cache_write_tokens > (report.input_tokens or 0):
+    if (report.cached_input_tokens or 0) + (report.cache_write_tokens or 0) > (report.input_tokens or 0):
         problems["cached_input_tokens"] = "cached and cache-write tokens are parts of input_tokens"
 
 
@@ -150,31 +151,33 @@ def _split_total(report: UsageReport) -> int | None:
 def price_report(report: UsageReport, prices: PriceTable) -> PricedReport | None:
     """Return the report with its cost settled, or None if the cost is missing and nobody knows the price."""
     expected = None
-    split = _split_total(report)
     if report.input_tokens is not None and report.output_tokens is not None:
         counts = TokenCounts(
             input=report.input_tokens,
             output=report.output_tokens,
-            cached_input=report.cached_input_tokens,
-            cache_write=report.cache_write_tokens,
+            cached_input=report.cached_input_tokens or 0,
+            cache_write=report.cache_write_tokens or 0,
         )
         expected = prices.cost(report.model, counts)
     cost = expected if report.cost is None else report.cost
     if cost is None:
         return None
-    tokens = report.tokens if report.tokens is not None else split
-    return PricedReport(report, cost, tokens or 0, expected)
+    return PricedReport(report, cost, total_tokens(report), expected)
 
 
-def is_same_call(record: UsageRecord, priced: PricedReport) -> bool:
+def total_tokens(report: UsageReport) -> int:
+    """Return all tokens of a report that passed every rule."""
+    return report.tokens if report.tokens is not None else _split_total(report) or 0
+
+
+def is_same_call(record: UsageRecord, report: UsageReport) -> bool:
     """Tell whether a known request id was reported with the same content.
 
     A report without a cost agrees with whatever was booked: the price table may have changed since.
     """
-    report = priced.report
     return (
-        (report.cost is None or record.report_cost_micros == priced.cost)
-        and record.total_tokens == priced.tokens
+        (report.cost is None or record.report_cost_micros == report.cost)
+        and record.total_tokens == total_tokens(report)
         and record.model == report.model
         and record.provider == report.provider
     )

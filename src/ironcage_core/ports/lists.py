@@ -2,13 +2,17 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Generic, NamedTuple, TypeVar
+from typing import Final, Generic, NamedTuple, TypeVar
 
 from ironcage_core.domain.instants import Instant
 from ironcage_core.domain.ledger import EntryKind
 from ironcage_core.domain.money import Micros
+from ironcage_core.errors import ValidationError
 
 T = TypeVar("T")
+
+MAX_PER_PAGE: Final = 10_000
+"""For programs; what people may ask for over a wire is less."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -21,10 +25,19 @@ class Page(Generic[T]):
 
 @dataclass(frozen=True, slots=True)
 class Paging:
-    """Which page: `page` from 1, `per_page` rows each."""
+    """Which page: `page` from 1, `per_page` rows each.
+
+    Raises:
+        ValidationError: Out of range.
+    """
 
     page: int = 1
     per_page: int = 50
+
+    def __post_init__(self) -> None:
+        for field, value, most in (("page", self.page, 10**12), ("per_page", self.per_page, MAX_PER_PAGE)):
+            if type(value) is not int or not 1 <= value <= most:
+                raise ValidationError({field: f"must be an integer from 1 to {most}"})
 
     @property
     def offset(self) -> int:

@@ -3,6 +3,7 @@
 from typing import Final, get_args
 
 from ironcage_core.domain.audit import Actor, AuditNote
+from ironcage_core.domain.ids import is_id
 from ironcage_core.domain.money import MICROS_PER_USD, Micros
 from ironcage_core.domain.texts import text_problem
 from ironcage_core.domain.users import Role, UsageLimit, User
@@ -77,7 +78,7 @@ def set_monthly_cap(uow: UnitOfWork, user_id: str, cap: Micros | None, *, actor:
     """
     if cap is not None and (type(cap) is not int or not 0 < cap <= MAX_CAP):
         raise ValidationError({"max_cost_per_month_usd": "must be above 0 and at most $1,000,000,000"})
-    if uow.users.find(user_id) is None:
+    if not is_id(user_id, "user") or uow.users.find(user_id) is None:
         raise UserNotFoundError("No such user")
     known = uow.limits.find_of_user(user_id)
     if known is None:

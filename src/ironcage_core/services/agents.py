@@ -88,7 +88,7 @@ def _check_new(uow: UnitOfWork, name: str, budget: Micros, owner_id: str) -> Non
         check_allocation(budget)
     except ValidationError as error:
         problems.update(error.fields)
-    owner = uow.users.find(owner_id)
+    owner = uow.users.find(owner_id) if is_id(owner_id, "user") else None
     if owner is None or owner.status == "deleted":
         problems["owner_id"] = "must be a live user"
     if problems:
@@ -96,10 +96,10 @@ def _check_new(uow: UnitOfWork, name: str, budget: Micros, owner_id: str) -> Non
 
 
 def _check_keys(uow: UnitOfWork, key_ids: Sequence[str]) -> list[str]:
+    if not all(is_id(key_id, "prov") for key_id in key_ids):
+        raise InvalidProviderIdError("A provider key id is prov_ and 32 hex digits")
     ordered = list(dict.fromkeys(key_ids))
     for key_id in ordered:
-        if not is_id(key_id, "prov"):
-            raise InvalidProviderIdError("A provider key id is prov_ and 32 hex digits")
         key = uow.provider_keys.find(key_id)
         if key is None or not key.is_enabled:
             raise ProviderNotFoundError("No such enabled provider key")

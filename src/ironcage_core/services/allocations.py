@@ -4,13 +4,12 @@ from dataclasses import dataclass
 
 from ironcage_core.domain.agents import Agent
 from ironcage_core.domain.audit import Actor, AuditNote
-from ironcage_core.domain.ids import is_id
 from ironcage_core.domain.instants import Instant, next_period_start, period_of
 from ironcage_core.domain.leases import Lease
 from ironcage_core.domain.ledger import Balance, Entry
 from ironcage_core.domain.money import MICROS_PER_USD, Micros
+from ironcage_core.domain.texts import text_problem
 from ironcage_core.errors import (
-    AgentNotFoundError,
     BudgetBelowSpentError,
     BudgetChangedError,
     BudgetDecreaseRequiresConfirmationError,
@@ -19,7 +18,8 @@ from ironcage_core.errors import (
 )
 from ironcage_core.ports.lists import BalanceFilter, BudgetTotals, EntryFilter, Page, Paging
 from ironcage_core.ports.storage import UnitOfWork
-from ironcage_core.services.expiry import catch_up
+from ironcage_core.services.agent_records import live_agent
+from ironcage_core.services.expiry import catch_up, catch_up_selected
 from ironcage_core.services.posting import balance_of, post_adjustment
 
 MIN_ALLOCATION: Micros = 10_000
@@ -64,18 +64,6 @@ def check_allocation(amount: Micros, *, field: str = "budget") -> Micros:
     return amount
 
 
-def live_agent(uow: UnitOfWork, agent_id: str) -> Agent:
-    """Return an agent that was not deleted.
-
-    Raises:
-        AgentNotFoundError: No such agent, or it was deleted.
-    """
-    agent = uow.agents.find(agent_id) if is_id(agent_id, "agent") else None
-    if agent is None or agent.deleted_at is not None:
-        raise AgentNotFoundError("No such agent")
-    return agent
-
-
 def set_allocation(
     uow: UnitOfWork,
     agent_id: str,
@@ -95,7 +83,7 @@ def set_allocation(
         actor: Who sets it.
         force: Confirms a decrease.
         expected: What the caller believes the live allocation to be; None does not compare.
-        reason: Why, for the audit log.
+        reason: Why, for the audit log; 1 to 500 characters.
 
     Raises:
         AgentNotFoundError, ValidationError: As they say.
@@ -108,6 +96,8 @@ def set_allocation(
     """
     agent = live_agent(uow, agent_id)
     check_allocation(amount)
+    if reason is not None and (problem := text_problem(reason, longest=500)):
+        raise ValidationError({"reason": problem})
     catch_up(uow, agent_id)
     before = balance_of(uow, agent_id)
     if expected is not None and expected != before.allocated:
@@ -172,12 +162,12 @@ def budget_of(uow: UnitOfWork, agent_id: str) -> BudgetView:
 def list_budgets(
     uow: UnitOfWork, which: BalanceFilter, paging: Paging
 ) -> tuple[Page[tuple[Agent, Balance]], BudgetTotals]:
-    """Return one page of budgets and the sums over the whole selection."""
+    """Return one page of budgets as of this instant and the sums over the whole selection."""
+    catch_up_selected(uow, None)
     return uow.balances.page(which, paging), uow.balances.totals(which)
 
 
 def list_entries(uow: UnitOfWork, which: EntryFilter, paging: Paging) -> Page[Entry]:
-    """Return ledger entries, newest first; an agent's own are brought up to this instant."""
-    if which.agent_id is not None:
-        catch_up(uow, which.agent_id)
+    """Return ledger entries as of this instant, newest first."""
+    catch_up_selected(uow, which.agent_id)
     return uow.ledger.page(which, paging)

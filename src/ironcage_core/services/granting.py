@@ -187,6 +187,7 @@ def open_lease(
         reclaimed=0,
         unattributed=0,
         reports=0,
+        discrepancy=0,
         ttl=ttl,
         grace=policy.grace,
         created_at=now,
@@ -203,7 +204,7 @@ def open_lease(
 
 
 def remember_release(uow: UnitOfWork, identity: AgentIdentity, key: ProviderKey, lease: Lease, operation: str) -> None:
-    """Write to the audit log that money was lent and a credential released, and note the use of both credentials."""
+    """Write to the audit log that money was lent and a credential released."""
     actor = Actor("agent", identity.agent_id, token_id=identity.token_id)
     uow.audit.append(
         AuditNote(
@@ -211,6 +212,12 @@ def remember_release(uow: UnitOfWork, identity: AgentIdentity, key: ProviderKey,
             metadata={"granted_micros": lease.granted, "rolled_over_micros": lease.rolled_over},
         )
     )  # fmt: skip
+    remember_credential(uow, identity, key, lease)
+
+
+def remember_credential(uow: UnitOfWork, identity: AgentIdentity, key: ProviderKey, lease: Lease) -> None:
+    """Write to the audit log that a provider key was released, and note the use of both credentials."""
+    actor = Actor("agent", identity.agent_id, token_id=identity.token_id)
     uow.audit.append(
         AuditNote("CREDENTIAL_ACCESSED", "credential", "provider_key", key.id, actor, metadata={"lease_id": lease.id})
     )

@@ -6,6 +6,7 @@ not the stored one is dead, whatever its signature says.
 
 import hmac
 from dataclasses import dataclass, field
+from typing import Final
 
 from ironcage_core.domain.audit import Actor, AuditNote
 from ironcage_core.domain.ic_tokens import (
@@ -16,10 +17,13 @@ from ironcage_core.domain.ic_tokens import (
     PresentedIcToken,
 )
 from ironcage_core.domain.instants import MS_PER_S, Instant
-from ironcage_core.errors import AgentNotFoundError, IcTokenExistsError, InvalidTokenError
+from ironcage_core.errors import IcTokenExistsError, InvalidTokenError, ValidationError
 from ironcage_core.ports.secrecy import TokenSigner
 from ironcage_core.ports.storage import UnitOfWork
+from ironcage_core.services.agent_records import live_agent
 from ironcage_core.services.posting import balance_of
+
+MAX_OVERLAP_S: Final = 86_400
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,19 +80,22 @@ def issue_ic_token(
 
     Raises:
         AgentNotFoundError: No such agent, or it was deleted.
+        ValidationError: It would be dead at birth.
         IcTokenExistsError: It has one already; regenerate instead.
     """
+    live_agent(uow, agent_id)
+    if expires_at is not None and (type(expires_at) is not int or expires_at <= uow.now):
+        raise ValidationError({"expires_at": "must be in the future"})
     existing = uow.ic_tokens.find_active_of(agent_id)
     if existing is not None:
         raise IcTokenExistsError("The agent has an IC token already", existing_token_id=existing.id)
     token_id = uow.new_id("ict")
-    value, digest = _sign(uow, agent_id, token_id, gen=1, expires_at=expires_at, signer=signer)
     record = IcTokenRecord(
         id=token_id,
         agent_id=agent_id,
         status="active",
         gen=1,
-        value_hash=digest,
+        value_hash="",
         previous_hash=None,
         previous_until=None,
         permissions=" ".join(DEFAULT_PERMISSIONS),
@@ -101,6 +108,8 @@ def issue_ic_token(
         expires_at=expires_at,
         revoked_at=None,
     )
+    value = _sign(uow, record, signer)
+    record = record._replace(value_hash=signer.digest(value))
     uow.ic_tokens.put(record)
     uow.audit.append(
         AuditNote("IC_TOKEN_CREATED", "token", "ic_token", token_id, actor, metadata={"agent_id": agent_id})
@@ -122,15 +131,18 @@ def regenerate_ic_token(
 
     Raises:
         AgentNotFoundError: No such agent, or it was deleted.
+        ValidationError: An overlap out of range.
     """
+    if type(overlap_s) is not int or not 0 <= overlap_s <= MAX_OVERLAP_S:
+        raise ValidationError({"overlap_seconds": f"must be an integer from 0 to {MAX_OVERLAP_S}"})
+    live_agent(uow, agent_id)
     record = uow.ic_tokens.find_active_of(agent_id)
     if record is None:
         return issue_ic_token(uow, agent_id, actor=actor, signer=signer)
-    gen = record.gen + 1
-    value, digest = _sign(uow, agent_id, record.id, gen=gen, expires_at=record.expires_at, signer=signer)
-    replaced = record._replace(
-        gen=gen,
-        value_hash=digest,
+    next_gen = record._replace(gen=record.gen + 1)
+    value = _sign(uow, next_gen, signer)
+    replaced = next_gen._replace(
+        value_hash=signer.digest(value),
         previous_hash=record.value_hash if overlap_s else None,
         previous_until=uow.now + overlap_s * MS_PER_S if overlap_s else None,
         rotated_at=uow.now,
@@ -143,20 +155,15 @@ def regenerate_ic_token(
     return IssuedIcToken(replaced, value)
 
 
-def _sign(
-    uow: UnitOfWork, agent_id: str, token_id: str, *, gen: int, expires_at: Instant | None, signer: TokenSigner
-) -> tuple[str, str]:
-    agent = uow.agents.find(agent_id)
-    if agent is None or agent.deleted_at is not None:
-        raise AgentNotFoundError("No such agent", agent_id=agent_id)
-    claims = IcTokenClaims(
-        token_id=token_id,
-        gen=gen,
-        agent_id=agent_id,
-        budget_id=balance_of(uow, agent_id).budget_id,
-        permissions=DEFAULT_PERMISSIONS,
-        issued_at=uow.now // MS_PER_S * MS_PER_S,
-        expires_at=expires_at,
+def _sign(uow: UnitOfWork, record: IcTokenRecord, signer: TokenSigner) -> str:
+    return signer.sign(
+        IcTokenClaims(
+            token_id=record.id,
+            gen=record.gen,
+            agent_id=record.agent_id,
+            budget_id=balance_of(uow, record.agent_id).budget_id,
+            permissions=tuple(record.permissions.split()),
+            issued_at=uow.now // MS_PER_S * MS_PER_S,
+            expires_at=record.expires_at,
+        )
     )
-    value = signer.sign(claims)
-    return value, signer.digest(value)

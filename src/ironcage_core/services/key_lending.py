@@ -41,11 +41,11 @@ def pick_key(uow: UnitOfWork, agent_id: str, *, provider: str | None, key_id: st
     if key_id is not None and not is_id(key_id, "prov"):
         raise InvalidProviderIdError("A provider key id is prov_ and 32 hex digits")
     assigned = uow.provider_keys.assigned_to(agent_id)
-    if key_id is None:
-        for key in assigned:
-            if key.is_enabled and provider in {None, key.provider}:
-                return key
+    usable = [key for key in assigned if key.is_enabled and provider in {None, key.provider}]
+    if not usable:
         raise NoProviderAssignedError("No enabled provider key is assigned to the agent")
+    if key_id is None:
+        return usable[0]
     named = next((key for key in assigned if key.id == key_id), None)
     if named is None:
         raise ProviderNotFoundError("No such provider key is assigned to the agent")

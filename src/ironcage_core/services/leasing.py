@@ -23,7 +23,7 @@ from ironcage_core.errors import (
 )
 from ironcage_core.ports.lists import LeaseFilter, Page, Paging
 from ironcage_core.ports.storage import UnitOfWork
-from ironcage_core.services.expiry import catch_up, end_lease
+from ironcage_core.services.expiry import catch_up, catch_up_selected, end_lease
 from ironcage_core.services.granting import (
     Granted,
     Headroom,
@@ -34,6 +34,7 @@ from ironcage_core.services.granting import (
     check_requested,
     headroom,
     open_lease,
+    remember_credential,
     remember_release,
 )
 from ironcage_core.services.key_lending import Sealing, check_enabled, seal_for
@@ -145,9 +146,10 @@ def refresh(
 
 
 def _key_of(uow: UnitOfWork, lease: Lease) -> ProviderKey:
-    key = uow.provider_keys.find(lease.provider_key_id)
+    assigned = uow.provider_keys.assigned_to(lease.agent_id)
+    key = next((key for key in assigned if key.id == lease.provider_key_id), None)
     if key is None:
-        raise NoProviderAssignedError("The provider key of the lease is gone")
+        raise NoProviderAssignedError("The provider key of the lease is not assigned to the agent any more")
     return check_enabled(key)
 
 
@@ -165,6 +167,8 @@ def _replay(uow: UnitOfWork, identity: AgentIdentity, old: Lease, sealing: Seali
     if successor is None or not successor.is_open or successor.reports:
         raise _state_refusal(old)
     key = _key_of(uow, successor)
+    ip_token = seal_for(sealing, key, identity, successor.id)
+    remember_credential(uow, identity, key, successor)
     return Granted(
         successor,
         balance_of(uow, old.agent_id),
@@ -172,7 +176,7 @@ def _replay(uow: UnitOfWork, identity: AgentIdentity, old: Lease, sealing: Seali
         successor.granted - successor.rolled_over,
         successor.rolled_over,
         replayed=True,
-        ip_token=seal_for(sealing, key, identity, successor.id),
+        ip_token=ip_token,
     )
 
 
@@ -216,15 +220,15 @@ def return_lease(
     named = own_lease(uow, identity.agent_id, lease_id)
     lease = effective(uow, named)
     is_named = lease.id == named.id
-    discrepancy = lease.total_spent - final_spent if final_spent is not None and is_named else 0
-    if -discrepancy > policy.max_report:
+    already_closed = not lease.is_open
+    discrepancy = _discrepancy(lease, final_spent) if is_named else 0
+    if not already_closed and -discrepancy > policy.max_report:
         raise ValidationError(
             {
                 "final_spent_usd": f"is more than {format_usd(policy.max_report)} above what was reported;"
                 " was an amount in micro-USD sent as USD?"
             }
         )
-    already_closed = not lease.is_open
     if not already_closed:
         lease = _close(uow, lease, identity, unreported=max(0, -discrepancy), discrepancy=discrepancy)
     return Returned(
@@ -237,12 +241,21 @@ def return_lease(
     )
 
 
+def _discrepancy(lease: Lease, final_spent: Micros | None) -> Micros:
+    if final_spent is None:
+        return 0
+    # A repeated return answers as the first one did, which has reconciled the difference away since.
+    return lease.discrepancy if lease.status_reason == "returned" else lease.total_spent - final_spent
+
+
 def _close(uow: UnitOfWork, lease: Lease, identity: AgentIdentity, *, unreported: Micros, discrepancy: Micros) -> Lease:
     agent = agent_of(uow, identity)
     covered = min(unreported, lease.held)
     lease = post_to_lease(uow, lease, "spend", covered, cause="reconcile", actor=agent.id)
     lease = post_to_lease(uow, lease, "overspend", unreported - covered, cause="reconcile", actor=agent.id)
-    lease = lease._replace(unattributed=lease.unattributed + unreported, last_activity_at=uow.now)
+    lease = lease._replace(
+        unattributed=lease.unattributed + unreported, discrepancy=discrepancy, last_activity_at=uow.now
+    )
     lease = end_lease(uow, lease, "returned", "return", actor=agent.id)
     actor = Actor("agent", agent.id, token_id=identity.token_id)
     uow.audit.append(
@@ -256,17 +269,21 @@ def _close(uow: UnitOfWork, lease: Lease, identity: AgentIdentity, *, unreported
     return lease
 
 
-def revoke_leases(uow: UnitOfWork, leases: Sequence[Lease], *, reason: str, actor: Actor) -> list[Lease]:
+def revoke_leases(uow: UnitOfWork, lease_ids: Sequence[str], *, reason: str, actor: Actor) -> list[Lease]:
     """Take back what open leases hold and end them; terminal ones are left as they are.
 
     Args:
         uow: The open unit of work.
-        leases: Leases as they are now.
+        lease_ids: Which; each is read here, after time has done its work on it.
         reason: The status reason, such as `manual` or `agent_stopped`.
         actor: Who revokes.
 
+    Raises:
+        LeaseNotFoundError: One of them does not exist.
+
     Source: contract budget.md 2 and 10.
     """
+    leases = [get_lease(uow, lease_id) for lease_id in dict.fromkeys(lease_ids)]
     revoked = [
         end_lease(uow, lease, "revoked", "reclaim", actor=actor.id, reason=reason) for lease in leases if lease.is_open
     ]
@@ -289,7 +306,6 @@ def get_lease(uow: UnitOfWork, lease_id: str) -> Lease:
 
 
 def list_leases(uow: UnitOfWork, which: LeaseFilter, paging: Paging) -> Page[Lease]:
-    """Return leases, newest first; an agent's own are brought up to this instant."""
-    if which.agent_id is not None:
-        catch_up(uow, which.agent_id)
+    """Return leases as of this instant, newest first."""
+    catch_up_selected(uow, which.agent_id)
     return uow.leases.page(which, paging)

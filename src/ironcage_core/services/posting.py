@@ -7,7 +7,7 @@ from ironcage_core.domain.instants import period_of
 from ironcage_core.domain.leases import Lease, counted
 from ironcage_core.domain.ledger import Balance, Entry, EntryKind, apply
 from ironcage_core.domain.money import Micros
-from ironcage_core.errors import AgentNotFoundError
+from ironcage_core.errors import InvariantViolationError
 from ironcage_core.ports.storage import UnitOfWork
 
 
@@ -15,11 +15,11 @@ def balance_of(uow: UnitOfWork, agent_id: str) -> Balance:
     """Return the agent's balance.
 
     Raises:
-        AgentNotFoundError: No such agent.
+        InvariantViolationError: It has none: every agent is made with one.
     """
     balance = uow.balances.find(agent_id)
     if balance is None:
-        raise AgentNotFoundError("No such agent", agent_id=agent_id)
+        raise InvariantViolationError("an agent has no balance", agent_id=agent_id)
     return balance
 
 
@@ -47,8 +47,9 @@ def post_to_lease(
     if amount == 0:
         return lease
     after = counted(lease, kind, amount)
-    uow.leases.put(after)
+    # First the agent's balance, which may refuse, then the lease: a refused movement leaves nothing.
     _post(uow, lease.agent_id, kind, amount, lease_id=lease.id, bank=lease.bank_user_id, why=(cause, ref, actor))
+    uow.leases.put(after)
     return after
 
 

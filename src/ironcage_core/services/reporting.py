@@ -41,13 +41,17 @@ from ironcage_core.services.posting import balance_of, post_to_lease
 
 
 class Booked(NamedTuple):
-    """What the books hold of one report; money in micro-USD. `lease` is the one that was charged."""
+    """What the books hold of one report; money in micro-USD.
+
+    `lease` is the one that was charged, `current` the one that stands in its place now, if it was refreshed since.
+    """
 
     request_id: str
     duplicate: bool
     cost: Micros
     overspent: Micros
     lease: Lease
+    current: Lease
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,7 +68,7 @@ class Reported:
     @property
     def refresh_recommended(self) -> bool:
         """Whether the lease runs low."""
-        return self.booked.lease.held < REFRESH_THRESHOLD
+        return self.booked.current.held < REFRESH_THRESHOLD
 
 
 class ItemResult(NamedTuple):
@@ -119,7 +123,7 @@ def report(
     catch_up(uow, identity.agent_id)
     booked = _book(uow, identity, reported, prices, policy)
     agent = agent_of(uow, identity)
-    return Reported(booked, balance_of(uow, identity.agent_id), must_stop(agent, booked.lease))
+    return Reported(booked, balance_of(uow, identity.agent_id), must_stop(agent, booked.current))
 
 
 def report_batch(
@@ -146,7 +150,7 @@ def report_batch(
         identity.agent_id, [item.request_id for item in reports if text_problem(item.request_id, longest=100) is None]
     )
     results = [_book_item(uow, identity, index, item, prices, policy) for index, item in enumerate(reports)]
-    charged = {result.booked.lease.id: result.booked.lease for result in results if result.booked}
+    charged = {result.booked.current.id: result.booked.current for result in results if result.booked}
     agent = agent_of(uow, identity)
     return BatchReported(
         results=results,
@@ -174,6 +178,10 @@ def _book(
     problems = report_problems(reported, now=uow.now, policy=policy)
     if problems:
         raise ValidationError(problems)
+    named = own_lease(uow, identity.agent_id, reported.lease_id)
+    known = uow.usage.find(identity.agent_id, reported.request_id)
+    if known is not None:  # before pricing: a retry must not depend on today's prices
+        return _replay(uow, known, reported)
     priced = price_report(reported, prices)
     if priced is None:
         raise ValidationError(
@@ -181,21 +189,16 @@ def _book(
         )
     if priced.cost > policy.max_report:
         raise ValidationError({"cost_usd": "is above the most a report may cost"})
-    named = own_lease(uow, identity.agent_id, reported.lease_id)
-    known = uow.usage.find(identity.agent_id, reported.request_id)
-    if known is not None:
-        return _replay(uow, known, priced)
-    lease = effective(uow, named)
-    return _charge(uow, identity, lease, priced)
+    return _charge(uow, identity, effective(uow, named), priced)
 
 
-def _replay(uow: UnitOfWork, known: UsageRecord, priced: PricedReport) -> Booked:
+def _replay(uow: UnitOfWork, known: UsageRecord, reported: UsageReport) -> Booked:
     lease = uow.leases.find(known.lease_id) if known.lease_id else None
-    if lease is None or not is_same_call(known, priced):
+    if lease is None or not is_same_call(known, reported):
         raise RequestIdConflictError(
             "This request id was reported before with other content", recorded_cost=known.cost_micros
         )
-    return Booked(priced.report.request_id, True, known.cost_micros, known.overspent_micros, lease)
+    return Booked(reported.request_id, True, known.cost_micros, known.overspent_micros, lease, effective(uow, lease))
 
 
 def _charge(uow: UnitOfWork, identity: AgentIdentity, lease: Lease, priced: PricedReport) -> Booked:
@@ -210,7 +213,7 @@ def _charge(uow: UnitOfWork, identity: AgentIdentity, lease: Lease, priced: Pric
     record = _record(uow, lease, priced, split.uncovered)
     uow.usage.put(record)
     _tell(uow, identity, record, priced)
-    return Booked(request_id, False, priced.cost, split.uncovered, lease)
+    return Booked(request_id, False, priced.cost, split.uncovered, lease, lease)
 
 
 def _touched(uow: UnitOfWork, lease: Lease) -> Lease:

@@ -33,8 +33,13 @@ _RETRIABLE: Final = frozenset({sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED})
 _DAMAGED: Final = frozenset({sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB})
 
 
-def connect(path: str, *, read_only: bool = False) -> sqlite3.Connection:
+def connect(path: str, *, read_only: bool = False, must_exist: bool = False) -> sqlite3.Connection:
     """Open a database file, or `:memory:`, with every pragma the store relies on.
+
+    Args:
+        path: The file; made if it is not there, unless it must exist.
+        read_only: Refuse every statement that writes.
+        must_exist: Refuse a file that is not an ironcage database yet.
 
     Raises:
         DatabaseDamagedError: The file is damaged or no SQLite database.
@@ -46,7 +51,7 @@ def connect(path: str, *, read_only: bool = False) -> sqlite3.Connection:
     except sqlite3.Error as error:
         raise translated(error) from error
     try:
-        check_is_ours(connection)  # before any pragma could change somebody else's file
+        check_is_ours(connection, must_exist=must_exist)  # before any pragma could change somebody else's file
         for pragma in _PRAGMAS:
             connection.execute(pragma)
         if read_only:
@@ -59,7 +64,7 @@ def connect(path: str, *, read_only: bool = False) -> sqlite3.Connection:
     return connection
 
 
-def check_is_ours(connection: sqlite3.Connection) -> None:
+def check_is_ours(connection: sqlite3.Connection, *, must_exist: bool = False) -> None:
     """Refuse a file that holds tables and does not carry our mark.
 
     Raises:
@@ -67,7 +72,7 @@ def check_is_ours(connection: sqlite3.Connection) -> None:
     """
     (tables,) = connection.execute("SELECT count(*) FROM sqlite_master").fetchone()
     (application_id,) = connection.execute("PRAGMA application_id").fetchone()
-    if tables and application_id != APPLICATION_ID:
+    if (tables or must_exist) and application_id != APPLICATION_ID:
         raise DatabaseDamagedError("The file is not an ironcage database")
 
 

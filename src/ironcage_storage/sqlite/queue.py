@@ -113,7 +113,7 @@ class WriteQueue:
     def _outcomes(self, batch: Sequence[Job]) -> list[Outcome]:
         try:
             return self._writer.run([job.use_case for job in batch])
-        except Exception as error:  # the thread must outlive any bug, or every later caller would wait for ever
+        except BaseException as error:  # the thread must outlive anything, or every later caller would wait for ever
             logger.exception("the writer failed")
             return [Outcome(error=error) for _ in batch]
 

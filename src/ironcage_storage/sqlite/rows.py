@@ -9,6 +9,7 @@ from functools import lru_cache
 from operator import attrgetter
 from typing import Any, Final, Generic, NamedTuple, TypeVar
 
+from ironcage_core.errors import StorageError
 from ironcage_storage.sqlite.session import Pending, Session
 
 Row = TypeVar("Row", bound=NamedTuple)
@@ -134,7 +135,9 @@ class Table(Generic[Row]):
         known = [self._to_update(row) for key, row in self._batch.items() if self._loaded.get(key) is not None]
         others = [row for key, row in self._batch.items() if self._loaded.get(key) is None]
         if known:
-            self.session.connection.executemany(self.sql.update, known)
+            updated = self.session.connection.executemany(self.sql.update, known).rowcount
+            if updated != len(known):
+                raise StorageError(f"{len(known) - updated} rows of {self.name} are not where they were")
         if others:
             self.session.connection.executemany(self.sql.upsert, others)
         self._loaded.update(self._batch)

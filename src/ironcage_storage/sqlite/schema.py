@@ -84,6 +84,7 @@ _FIRST: Final = (
         overspent INTEGER NOT NULL CHECK (overspent BETWEEN 0 AND {_LARGEST}),
         returned INTEGER NOT NULL CHECK (returned >= 0), reclaimed INTEGER NOT NULL CHECK (reclaimed >= 0),
         unattributed INTEGER NOT NULL CHECK (unattributed >= 0), reports INTEGER NOT NULL CHECK (reports >= 0),
+        discrepancy INTEGER NOT NULL,
         ttl INTEGER NOT NULL, grace INTEGER NOT NULL, created_at INTEGER NOT NULL, expires_at INTEGER NOT NULL,
         expired_at INTEGER, closed_at INTEGER, last_activity_at INTEGER NOT NULL, due_at INTEGER,
         lives_until INTEGER NOT NULL, successor_id TEXT UNIQUE,
@@ -91,6 +92,19 @@ _FIRST: Final = (
         CHECK (status IN ('active', 'expired') OR spent + returned + reclaimed = granted),
         CHECK ((due_at IS NULL) = (status IN ('closed', 'revoked')))
     ) STRICT, WITHOUT ROWID""",
+    """CREATE TRIGGER leases_end_once BEFORE UPDATE ON leases
+        WHEN OLD.status IN ('closed', 'revoked') AND (
+            NEW.status <> OLD.status OR NEW.status_reason IS NOT OLD.status_reason
+            OR NEW.closed_at IS NOT OLD.closed_at OR NEW.granted <> OLD.granted OR NEW.spent <> OLD.spent
+            OR NEW.returned <> OLD.returned OR NEW.reclaimed <> OLD.reclaimed
+            OR NEW.successor_id IS NOT OLD.successor_id)
+        BEGIN SELECT RAISE(ABORT, 'a lease ends once'); END""",
+    """CREATE TRIGGER leases_spend_grows BEFORE UPDATE ON leases
+        WHEN NEW.spent < OLD.spent OR NEW.overspent < OLD.overspent
+        BEGIN SELECT RAISE(ABORT, 'spend never falls'); END""",
+    """CREATE TRIGGER budgets_spend_grows BEFORE UPDATE ON agent_budgets
+        WHEN NEW.spent < OLD.spent OR NEW.overspent < OLD.overspent
+        BEGIN SELECT RAISE(ABORT, 'spend never falls'); END""",
     "CREATE INDEX leases_agent ON leases (agent_id, id)",
     "CREATE INDEX leases_agent_due ON leases (agent_id, due_at) WHERE due_at IS NOT NULL",
     "CREATE INDEX leases_due ON leases (due_at) WHERE due_at IS NOT NULL",

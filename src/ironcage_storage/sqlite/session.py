@@ -58,7 +58,7 @@ class Session:
         self._parts: list[Pending] = []
         self._touched: list[Pending] = []
         self._has_savepoint = False
-        self._broken_by: sqlite3.Error | None = None
+        self._broken_by: Exception | None = None
 
     def register(self, part: Pending) -> None:
         """Add a table; parents before children."""
@@ -92,7 +92,7 @@ class Session:
         if not self._has_savepoint:
             try:
                 self.flush()
-            except sqlite3.Error as error:
+            except Exception as error:
                 self._broken_by = error
                 raise BrokenBatchError from error
             self.connection.execute("SAVEPOINT member")

@@ -53,6 +53,7 @@ class SqliteStore:
         ids: Where ids come from.
         max_batch: At most how many units of work share a commit.
         max_waiting: At how many waiting writers a further one is refused.
+        must_exist: Refuse a file that is not an ironcage database yet, instead of making it one.
 
     Raises:
         DatabaseNewerError, DatabaseDamagedError: The file must not be used.
@@ -67,11 +68,12 @@ class SqliteStore:
         ids: Ids | None = None,
         max_batch: int = MAX_BATCH,
         max_waiting: int = MAX_WAITING,
+        must_exist: bool = False,
     ) -> None:
         self._path = str(database)
         self._clock = clock or SystemClock()
         self._ids = ids or TimeOrderedIds()
-        self._connection = connect(self._path)
+        self._connection = connect(self._path, must_exist=must_exist)
         try:
             migrate(self._connection)
         except BaseException:

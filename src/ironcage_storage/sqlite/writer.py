@@ -84,14 +84,17 @@ class Writer:
             self._begin()
             outcomes = [self._run_member(use_case) for use_case in use_cases]
             self._uow.flush()
-        except (sqlite3.Error, BrokenBatchError) as error:
-            self._undo()
-            if len(use_cases) == 1 or (isinstance(error, sqlite3.Error) and is_busy(error)):
-                return _all_failed(use_cases, _translated(error))
-            return [outcome for use_case in use_cases for outcome in self._run([use_case])]
         except _TransactionLostError as lost:
             self._undo()
             return _all_failed(use_cases, lost.reason)
+        except Exception as error:  # noqa: BLE001 - whatever binding a row raises, nothing of the batch may stay behind
+            self._undo()
+            if len(use_cases) == 1 or (isinstance(error, sqlite3.Error) and is_busy(error)):
+                return _all_failed(use_cases, _unwritable(error))
+            return [outcome for use_case in use_cases for outcome in self._run([use_case])]
+        except BaseException:
+            self._undo()
+            raise
         try:
             self._connection.execute("COMMIT")
         except sqlite3.Error as error:
@@ -136,7 +139,7 @@ class Writer:
             except BaseException as error:
                 self._undo()
                 if isinstance(error, sqlite3.Error | BrokenBatchError):
-                    raise _translated(error) from error
+                    raise _unwritable(error) from error
                 raise
 
     def checkpoint(self) -> None:
@@ -193,13 +196,20 @@ class _TransactionLostError(Exception):
 
 
 def _translated(error: BaseException) -> BaseException:
-    if isinstance(error, BrokenBatchError) and isinstance(error.__cause__, sqlite3.Error):
-        error = error.__cause__
     if not isinstance(error, sqlite3.Error):
         return error
     meaning = translated(error)
     meaning.__cause__ = error
     return meaning
+
+
+def _unwritable(error: Exception) -> BaseException:
+    if isinstance(error, BrokenBatchError) and isinstance(error.__cause__, Exception):
+        error = error.__cause__
+    if isinstance(error, sqlite3.Error):
+        return _translated(error)
+    # Without the cause: an encoding error carries the text it could not encode.
+    return StorageError("A value could not be written")
 
 
 def _all_failed(use_cases: Sequence[object], error: BaseException) -> list[Outcome]:

@@ -1,0 +1,18 @@
+"""Agent records: finding the agent that a use case is about."""
+
+from ironcage_core.domain.agents import Agent
+from ironcage_core.domain.ids import is_id
+from ironcage_core.errors import AgentNotFoundError
+from ironcage_core.ports.storage import UnitOfWork
+
+
+def live_agent(uow: UnitOfWork, agent_id: str) -> Agent:
+    """Return an agent that was not deleted.
+
+    Raises:
+        AgentNotFoundError: No such agent, or it was deleted.
+    """
+    agent = uow.agents.find(agent_id) if is_id(agent_id, "agent") else None
+    if agent is None or agent.deleted_at is not None:
+        raise AgentNotFoundError("No such agent")
+    return agent
