@@ -22,7 +22,8 @@ from ironcage_core.ports.lists import BalanceFilter, EntryFilter, LeaseFilter, P
 from ironcage_core.services.allocations import budget_of, list_budgets, list_entries
 from ironcage_core.services.expiry import sweep
 from ironcage_core.services.granting import Granted
-from ironcage_core.services.leasing import Denied, get_lease, list_leases, revoke_leases
+from ironcage_core.services.lease_records import get_lease, list_leases
+from ironcage_core.services.leasing import Denied, revoke_leases
 from ironcage_storage.sealed.ip_tokens import IpTokenError, open_ip_token
 from tests.support.world import API_KEY, USD, TestAgent, World
 

@@ -1,4 +1,4 @@
-"""Leasing: the life of a lease after its handshake: refresh, return, revocation, and reading it."""
+"""Leasing: the life of a lease after its handshake: refresh, return, revocation."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -6,24 +6,20 @@ from typing import Literal
 
 from ironcage_core.domain.audit import Actor, AuditNote
 from ironcage_core.domain.ic_tokens import AgentIdentity
-from ironcage_core.domain.ids import is_id
 from ironcage_core.domain.leases import DEFAULT_POLICY, Lease, LeasePolicy, kept_alive
 from ironcage_core.domain.ledger import Balance
 from ironcage_core.domain.money import Micros, format_usd
 from ironcage_core.domain.providers import ProviderKey
 from ironcage_core.errors import (
-    ForbiddenError,
     LeaseClosedError,
     LeaseExpiredError,
-    LeaseNotFoundError,
     LeaseRevokedError,
     NoProviderAssignedError,
     RefusalError,
     ValidationError,
 )
-from ironcage_core.ports.lists import LeaseFilter, Page, Paging
 from ironcage_core.ports.storage import UnitOfWork
-from ironcage_core.services.expiry import catch_up, catch_up_selected, end_lease
+from ironcage_core.services.expiry import catch_up, end_lease
 from ironcage_core.services.granting import (
     Granted,
     Headroom,
@@ -38,6 +34,7 @@ from ironcage_core.services.granting import (
     remember_release,
 )
 from ironcage_core.services.key_lending import Sealing, check_enabled, seal_for
+from ironcage_core.services.lease_records import effective, get_lease, own_lease
 from ironcage_core.services.posting import balance_of, post_to_lease
 from ironcage_core.services.runtime_states import note_runtime_event
 
@@ -60,31 +57,6 @@ class Returned:
     discrepancy: Micros
     already_closed: bool
     successor_id: str | None
-
-
-def own_lease(uow: UnitOfWork, agent_id: str, lease_id: str) -> Lease:
-    """Return a lease of this agent.
-
-    Raises:
-        LeaseNotFoundError: No such lease.
-        ForbiddenError: It belongs to another agent.
-    """
-    lease = uow.leases.find(lease_id) if is_id(lease_id, "lease") else None
-    if lease is None:
-        raise LeaseNotFoundError("No such lease")
-    if lease.agent_id != agent_id:
-        raise ForbiddenError("The lease belongs to another agent")
-    return lease
-
-
-def effective(uow: UnitOfWork, lease: Lease) -> Lease:
-    """Return the lease, or the last one that refreshes have put in its place."""
-    while lease.successor_id is not None:
-        successor = uow.leases.find(lease.successor_id)
-        if successor is None:
-            raise LeaseNotFoundError("A lease lost its successor", lease_id=lease.id)
-        lease = successor
-    return lease
 
 
 def refresh(
@@ -290,22 +262,3 @@ def revoke_leases(uow: UnitOfWork, lease_ids: Sequence[str], *, reason: str, act
     for lease in revoked:
         uow.audit.append(AuditNote("LEASE_REVOKED", "budget", "lease", lease.id, actor, reason=reason))
     return revoked
-
-
-def get_lease(uow: UnitOfWork, lease_id: str) -> Lease:
-    """Return a lease as it is at this instant.
-
-    Raises:
-        LeaseNotFoundError: No such lease.
-    """
-    lease = uow.leases.find(lease_id) if is_id(lease_id, "lease") else None
-    if lease is None:
-        raise LeaseNotFoundError("No such lease")
-    catch_up(uow, lease.agent_id)
-    return uow.leases.find(lease_id) or lease
-
-
-def list_leases(uow: UnitOfWork, which: LeaseFilter, paging: Paging) -> Page[Lease]:
-    """Return leases as of this instant, newest first."""
-    catch_up_selected(uow, which.agent_id)
-    return uow.leases.page(which, paging)

@@ -36,7 +36,7 @@ from ironcage_core.errors import ConflictError, RefusalError, RequestIdConflictE
 from ironcage_core.ports.storage import UnitOfWork
 from ironcage_core.services.expiry import announce_end, catch_up
 from ironcage_core.services.granting import agent_of, check_may_call
-from ironcage_core.services.leasing import effective, own_lease
+from ironcage_core.services.lease_records import effective, own_lease
 from ironcage_core.services.posting import balance_of, post_to_lease
 
 

@@ -1,0 +1,52 @@
+"""Lease records: finding the lease that a use case is about, and listing leases as they are at this instant."""
+
+from ironcage_core.domain.ids import is_id
+from ironcage_core.domain.leases import Lease
+from ironcage_core.errors import ForbiddenError, LeaseNotFoundError
+from ironcage_core.ports.lists import LeaseFilter, Page, Paging
+from ironcage_core.ports.storage import UnitOfWork
+from ironcage_core.services.expiry import catch_up, catch_up_selected
+
+
+def own_lease(uow: UnitOfWork, agent_id: str, lease_id: str) -> Lease:
+    """Return a lease of this agent.
+
+    Raises:
+        LeaseNotFoundError: No such lease.
+        ForbiddenError: It belongs to another agent.
+    """
+    lease = uow.leases.find(lease_id) if is_id(lease_id, "lease") else None
+    if lease is None:
+        raise LeaseNotFoundError("No such lease")
+    if lease.agent_id != agent_id:
+        raise ForbiddenError("The lease belongs to another agent")
+    return lease
+
+
+def effective(uow: UnitOfWork, lease: Lease) -> Lease:
+    """Return the lease, or the last one that refreshes have put in its place."""
+    while lease.successor_id is not None:
+        successor = uow.leases.find(lease.successor_id)
+        if successor is None:
+            raise LeaseNotFoundError("A lease lost its successor", lease_id=lease.id)
+        lease = successor
+    return lease
+
+
+def get_lease(uow: UnitOfWork, lease_id: str) -> Lease:
+    """Return a lease as it is at this instant.
+
+    Raises:
+        LeaseNotFoundError: No such lease.
+    """
+    lease = uow.leases.find(lease_id) if is_id(lease_id, "lease") else None
+    if lease is None:
+        raise LeaseNotFoundError("No such lease")
+    catch_up(uow, lease.agent_id)
+    return uow.leases.find(lease_id) or lease
+
+
+def list_leases(uow: UnitOfWork, which: LeaseFilter, paging: Paging) -> Page[Lease]:
+    """Return leases as of this instant, newest first."""
+    catch_up_selected(uow, which.agent_id)
+    return uow.leases.page(which, paging)
