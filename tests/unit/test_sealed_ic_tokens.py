@@ -20,6 +20,7 @@ from ironcage_core.domain.ic_tokens import DEFAULT_PERMISSIONS, KNOWN_PERMISSION
 from ironcage_core.errors import CredentialError, InvalidTokenError, StartupError, TokenExpiredError
 from ironcage_core.ports.secrecy import TokenSigner
 from ironcage_storage.sealed.tokens import IcTokenSigner, hash_equals, hash_token
+from tests.support.errors import everything_said_by
 
 SECRET = "an IC token secret of enough characters"
 OTHER_SECRET = "another IC token secret, long enough too"
@@ -37,6 +38,7 @@ CLAIMS = IcTokenClaims(
     issued_at=ISSUED_AT,
     expires_at=EXPIRES_AT,
 )
+
 VALUE = SIGNER.sign(CLAIMS)
 
 Payload = dict[str, Any]
@@ -59,18 +61,6 @@ def forge(header: bytes, payload: bytes, *, key: str = SECRET) -> str:
 
 def signed_as(payload: object) -> str:
     return forge(b'{"alg":"HS256","typ":"JWT"}', json.dumps(payload).encode())
-
-
-def everything_said_by(error: BaseException | None) -> str:
-    """Return all that an error and whatever is chained to it would show, arguments and attributes included."""
-    said: list[str] = []
-    todo = [error]
-    while todo:
-        each = todo.pop()
-        if each is not None:
-            said.append(f"{each} {each!r} {each.args!r} {vars(each)!r}")
-            todo += [each.__cause__, each.__context__]
-    return "\n".join(said)
 
 
 def assert_refused(

@@ -23,6 +23,7 @@ from ironcage_storage.sealed.ip_tokens import (
     IpTokenTextError,
     open_ip_token,
 )
+from tests.support.errors import everything_said_by
 
 IC_TOKEN = "eyJhbGciOiJIUzI1NiJ9.eyJ0ZXN0IjoxfQ.c2lnbmF0dXJl"
 LEASE = "lease_0190f3a1c4d27b8e9a5f001122334455"
@@ -63,18 +64,6 @@ def sealed_bytes(plaintext: bytes) -> str:
     iv = counting_iv(12)
     sealed = AESGCM(VECTOR_KEY).encrypt(iv, plaintext, f"{AGENT}|{LEASE}|openai".encode())
     return ":".join(("AES256", *(base64.b64encode(part).decode() for part in (iv, sealed[:-16], sealed[-16:]))))
-
-
-def everything_said_by(error: BaseException | None) -> str:
-    """Return all that an error and whatever is chained to it would show, arguments and attributes included."""
-    said: list[str] = []
-    todo = [error]
-    while todo:
-        each = todo.pop()
-        if each is not None:
-            said.append(f"{each} {each!r} {each.args!r} {vars(each)!r}")
-            todo += [each.__cause__, each.__context__]
-    return "\n".join(said)
 
 
 def test_the_contracts_vector_is_sealed_and_opened() -> None:

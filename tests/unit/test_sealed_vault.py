@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 from ironcage_core.errors import CryptoUnavailableError, SecretUnreadableError, StartupError
 from ironcage_core.ports.secrecy import Vault
 from ironcage_storage.sealed.vault import AesGcmVault, MasterKey, NoVault, key_id_of
+from tests.support.errors import everything_said_by
 
 KEY = MasterKey(bytes(range(32)))
 OTHER_KEY = MasterKey(bytes(range(1, 33)))
@@ -17,18 +18,6 @@ RECORD = "prov_0190f3a1c4d27b8e9a5f001122334455"
 OTHER_RECORD = "prov_0190f3a1c4d27b8e9a5f665544332211"
 SECRET = "sk-test-0123456789abcdef"
 SEALED = VAULT.seal(SECRET, record_id=RECORD)
-
-
-def everything_said_by(error: BaseException | None) -> str:
-    """Return all that an error and whatever is chained to it would show, arguments and attributes included."""
-    said: list[str] = []
-    todo = [error]
-    while todo:
-        each = todo.pop()
-        if each is not None:
-            said.append(f"{each} {each!r} {each.args!r} {vars(each)!r}")
-            todo += [each.__cause__, each.__context__]
-    return "\n".join(said)
 
 
 def assert_unreadable(ciphertext: str, *, vault: Vault = VAULT, record_id: str = RECORD) -> None:
