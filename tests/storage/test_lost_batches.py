@@ -1,9 +1,7 @@
 """A batch whose transaction is lost: every caller is told, nothing is there, and the store goes on."""
 
 import sqlite3
-from concurrent.futures import Future
 from contextlib import suppress
-from typing import Any
 
 import pytest
 
@@ -14,22 +12,15 @@ from ironcage_storage.sqlite.store import SqliteStore
 from tests.support.rows import HOUR, lease_row, put, put_agent, putting, tell, told, user_row
 from tests.support.stores import (
     UseCase,
+    answers,
     break_commit,
     in_one_commit,
     queued_together,
     raising,
     raw,
+    telling,
 )
 from tests.support.world import NOON
-
-
-def telling(name: str) -> UseCase:
-    return lambda uow: tell(uow, name)
-
-
-def answers(futures: list[Future[Any]]) -> list[object]:
-    """Return what each caller got: its answer or the type of its error."""
-    return [type(future.exception()) if future.exception() else future.result() for future in futures]
 
 
 def test_a_commit_that_fails_fails_every_caller(store: SqliteStore) -> None:

@@ -1,8 +1,6 @@
 """Callers that share a batch: a bad one harms nobody, and whoever gets an answer has it on disk."""
 
 import asyncio
-from concurrent.futures import Future
-from typing import Any
 
 import pytest
 
@@ -14,19 +12,12 @@ from tests.support.stores import (
     Plug,
     RefusedError,
     UseCase,
+    answers,
     queued_together,
     raising,
     raw,
+    telling,
 )
-
-
-def telling(name: str) -> UseCase:
-    return lambda uow: tell(uow, name)
-
-
-def answers(futures: list[Future[Any]]) -> list[object]:
-    """Return what each caller got: its answer or the type of its error."""
-    return [type(future.exception()) if future.exception() else future.result() for future in futures]
 
 
 def begin_count(store: SqliteStore) -> list[str]:

@@ -11,6 +11,7 @@ from ironcage_core.ports.storage import UnitOfWork
 from ironcage_storage.sqlite.queue import Job
 from ironcage_storage.sqlite.store import SqliteStore
 from ironcage_storage.sqlite.writer import Outcome
+from tests.support.rows import tell
 
 T = TypeVar("T")
 UseCase = Callable[[UnitOfWork], Any]
@@ -140,3 +141,12 @@ def break_commit(store: SqliteStore, *, skip: int = 0) -> Callable[[], None]:
     real = writer._connection
     writer._connection = FaultyConnection(real, fault)  # type: ignore[assignment]  # it stands in
     return partial(setattr, writer, "_connection", real)
+
+
+def telling(name: str) -> UseCase:
+    return lambda uow: tell(uow, name)
+
+
+def answers(futures: list[Future[Any]]) -> list[object]:
+    """Return what each caller got: its answer or the type of its error."""
+    return [type(future.exception()) if future.exception() else future.result() for future in futures]

@@ -6,6 +6,7 @@ The value is a signed JWT. Its signature proves who made it; the hash in the rec
 from dataclasses import dataclass, field
 from typing import Final, Literal, NamedTuple
 
+from ironcage_core.domain.audit import Actor
 from ironcage_core.domain.instants import Instant
 
 Permission = Literal["llm:call", "analytics:write", "data:read"]
@@ -62,6 +63,11 @@ class AgentIdentity:
     gen: int
     permissions: tuple[str, ...]
     token: str = field(repr=False)
+
+    @property
+    def actor(self) -> Actor:
+        """This agent, as the audit log remembers it."""
+        return Actor("agent", self.agent_id, token_id=self.token_id)
 
 
 class IcTokenRecord(NamedTuple):

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from ironcage_core.domain.agents import Agent
-from ironcage_core.domain.audit import Actor, AuditNote
+from ironcage_core.domain.audit import AuditNote
 from ironcage_core.domain.ic_tokens import AgentIdentity
 from ironcage_core.domain.instants import next_period_start, period_of
 from ironcage_core.domain.leases import Lease, LeasePolicy
@@ -205,7 +205,7 @@ def open_lease(
 
 def remember_release(uow: UnitOfWork, identity: AgentIdentity, key: ProviderKey, lease: Lease, operation: str) -> None:
     """Write to the audit log that money was lent and a credential released."""
-    actor = Actor("agent", identity.agent_id, token_id=identity.token_id)
+    actor = identity.actor
     uow.audit.append(
         AuditNote(
             operation, "budget", "lease", lease.id, actor,
@@ -217,7 +217,7 @@ def remember_release(uow: UnitOfWork, identity: AgentIdentity, key: ProviderKey,
 
 def remember_credential(uow: UnitOfWork, identity: AgentIdentity, key: ProviderKey, lease: Lease) -> None:
     """Write to the audit log that a provider key was released, and note the use of both credentials."""
-    actor = Actor("agent", identity.agent_id, token_id=identity.token_id)
+    actor = identity.actor
     uow.audit.append(
         AuditNote("CREDENTIAL_ACCESSED", "credential", "provider_key", key.id, actor, metadata={"lease_id": lease.id})
     )

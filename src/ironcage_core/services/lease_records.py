@@ -15,9 +15,7 @@ def own_lease(uow: UnitOfWork, agent_id: str, lease_id: str) -> Lease:
         LeaseNotFoundError: No such lease.
         ForbiddenError: It belongs to another agent.
     """
-    lease = uow.leases.find(lease_id) if is_id(lease_id, "lease") else None
-    if lease is None:
-        raise LeaseNotFoundError("No such lease")
+    lease = _known_lease(uow, lease_id)
     if lease.agent_id != agent_id:
         raise ForbiddenError("The lease belongs to another agent")
     return lease
@@ -39,9 +37,7 @@ def get_lease(uow: UnitOfWork, lease_id: str) -> Lease:
     Raises:
         LeaseNotFoundError: No such lease.
     """
-    lease = uow.leases.find(lease_id) if is_id(lease_id, "lease") else None
-    if lease is None:
-        raise LeaseNotFoundError("No such lease")
+    lease = _known_lease(uow, lease_id)
     catch_up(uow, lease.agent_id)
     return uow.leases.find(lease_id) or lease
 
@@ -50,3 +46,10 @@ def list_leases(uow: UnitOfWork, which: LeaseFilter, paging: Paging) -> Page[Lea
     """Return leases as of this instant, newest first."""
     catch_up_selected(uow, which.agent_id)
     return uow.leases.page(which, paging)
+
+
+def _known_lease(uow: UnitOfWork, lease_id: str) -> Lease:
+    lease = uow.leases.find(lease_id) if is_id(lease_id, "lease") else None
+    if lease is None:
+        raise LeaseNotFoundError("No such lease")
+    return lease

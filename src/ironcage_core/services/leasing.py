@@ -229,7 +229,7 @@ def _close(uow: UnitOfWork, lease: Lease, identity: AgentIdentity, *, unreported
         unattributed=lease.unattributed + unreported, discrepancy=discrepancy, last_activity_at=uow.now
     )
     lease = end_lease(uow, lease, "returned", "return", actor=agent.id)
-    actor = Actor("agent", agent.id, token_id=identity.token_id)
+    actor = identity.actor
     uow.audit.append(
         AuditNote("LEASE_RETURNED", "budget", "lease", lease.id, actor, metadata={"returned_micros": lease.returned})
     )

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import Literal, NamedTuple
 
 from ironcage_core.domain.agents import Agent
-from ironcage_core.domain.audit import Actor, AuditNote
+from ironcage_core.domain.audit import AuditNote
 from ironcage_core.domain.ic_tokens import AgentIdentity
 from ironcage_core.domain.leases import (
     DEFAULT_POLICY,
@@ -266,6 +266,6 @@ def _tell(uow: UnitOfWork, identity: AgentIdentity, record: UsageRecord, priced:
 def _note(
     uow: UnitOfWork, identity: AgentIdentity, record: UsageRecord, operation: str, numbers: dict[str, int | None]
 ) -> None:
-    actor = Actor("agent", identity.agent_id, token_id=identity.token_id)
+    actor = identity.actor
     metadata = {"request_id": record.request_id, **numbers}
     uow.audit.append(AuditNote(operation, "budget", "lease", record.lease_id, actor, metadata=metadata))

@@ -5,7 +5,7 @@ from collections.abc import Iterator
 from ironcage_core.domain.agents import Agent
 from ironcage_core.domain.ledger import Balance
 from ironcage_core.ports.lists import BalanceFilter, BudgetTotals, Page, Paging
-from ironcage_storage.sqlite.rows import Table
+from ironcage_storage.sqlite.rows import Table, conjunction
 from ironcage_storage.sqlite.session import Pending, Session
 
 _STATUS = (
@@ -51,8 +51,6 @@ class SqliteBalances:
         yield from self._table.rows("agent_budgets ORDER BY agent_id")
 
 
-def _selection(which: BalanceFilter) -> tuple[str, tuple[str, ...]]:
-    chosen = {"a.owner_id = ?": which.owner_id, f"{_STATUS} = ?": which.status}
-    used = {term: value for term, value in chosen.items() if value is not None}
-    terms = " AND ".join(["a.deleted_at IS NULL", *used])
-    return f"FROM agents a JOIN agent_budgets b ON b.agent_id = a.id WHERE {terms}", tuple(used.values())
+def _selection(which: BalanceFilter) -> tuple[str, tuple[object, ...]]:
+    terms, parameters = conjunction({"a.owner_id = ?": which.owner_id, f"{_STATUS} = ?": which.status})
+    return f"FROM agents a JOIN agent_budgets b ON b.agent_id = a.id WHERE a.deleted_at IS NULL AND {terms}", parameters

@@ -6,7 +6,7 @@ from typing import Final
 from ironcage_core.domain.instants import Instant
 from ironcage_core.domain.leases import Lease
 from ironcage_core.ports.lists import LeaseFilter, Page, Paging
-from ironcage_storage.sqlite.rows import Table, Tally
+from ironcage_storage.sqlite.rows import Table, Tally, conjunction
 from ironcage_storage.sqlite.session import Pending, Session
 
 CONSTANT: Final = (
@@ -43,9 +43,10 @@ class SqliteLeases:
             if before is not None:
                 self._counts.add((lease.agent_id, before.status), -1)
         if lease.due_at is not None:
-            for lowest in (self._lowest_put, self._next_due):
-                if lease.due_at < lowest.get(lease.agent_id, _NEVER if lowest is self._lowest_put else -1):
-                    lowest[lease.agent_id] = lease.due_at
+            agent_id, due_at = lease.agent_id, lease.due_at
+            self._lowest_put[agent_id] = min(due_at, self._lowest_put.get(agent_id, due_at))
+            if agent_id in self._next_due:
+                self._next_due[agent_id] = min(due_at, self._next_due[agent_id])
         self._table.put(lease)
 
     def due_of(self, agent_id: str, now: Instant) -> Sequence[Lease]:
@@ -114,11 +115,11 @@ class SqliteLeases:
             self._next_due.clear()
 
 
-def _where(which: LeaseFilter) -> tuple[str, tuple[str, ...]]:
-    chosen = {
-        "l.agent_id = ?": which.agent_id,
-        "l.status = ?": which.status,
-        "a.owner_id = ?": which.owner_id,
-    }
-    used = {term: value for term, value in chosen.items() if value is not None}
-    return " AND ".join(used) or "TRUE", tuple(used.values())
+def _where(which: LeaseFilter) -> tuple[str, tuple[object, ...]]:
+    return conjunction(
+        {
+            "l.agent_id = ?": which.agent_id,
+            "l.status = ?": which.status,
+            "a.owner_id = ?": which.owner_id,
+        }
+    )

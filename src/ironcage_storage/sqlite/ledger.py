@@ -5,7 +5,7 @@ from collections.abc import Iterator, Mapping
 from ironcage_core.domain.instants import MS_PER_DAY, day_of
 from ironcage_core.domain.ledger import Entry
 from ironcage_core.ports.lists import EntryFilter, Page, Paging
-from ironcage_storage.sqlite.rows import Log, Tally
+from ironcage_storage.sqlite.rows import Log, Tally, conjunction
 from ironcage_storage.sqlite.session import Pending, Session
 
 
@@ -25,11 +25,9 @@ class SqliteLedger:
 
     def page(self, which: EntryFilter, paging: Paging) -> Page[Entry]:
         """Return entries, newest first."""
-        if which.owner_id is not None and self._agents.is_pending:
-            self._session.settle()
         terms, parameters = _where(which)
         where = f"ledger WHERE {terms} ORDER BY seq DESC LIMIT ? OFFSET ?"
-        cursor = self._log.select(where, (*parameters, paging.per_page, paging.offset))
+        cursor = self._log.select(where, (*parameters, paging.per_page, paging.offset), self._agents)
         return Page([Entry._make(row) for row in cursor], self._count(which))
 
     def _count(self, which: EntryFilter) -> int:
@@ -80,13 +78,13 @@ def _between(which: EntryFilter, since: int, until: int) -> EntryFilter:
 
 
 def _where(which: EntryFilter) -> tuple[str, tuple[object, ...]]:
-    chosen: dict[str, object] = {
-        "agent_id = ?": which.agent_id,
-        "agent_id IN (SELECT id FROM agents WHERE owner_id = ?)": which.owner_id,
-        "lease_id = ?": which.lease_id,
-        "kind = ?": which.kind,
-        "posted_at >= ?": which.since,
-        "posted_at < ?": which.until,
-    }
-    used = {term: value for term, value in chosen.items() if value is not None}
-    return " AND ".join(used) or "TRUE", tuple(used.values())
+    return conjunction(
+        {
+            "agent_id = ?": which.agent_id,
+            "agent_id IN (SELECT id FROM agents WHERE owner_id = ?)": which.owner_id,
+            "lease_id = ?": which.lease_id,
+            "kind = ?": which.kind,
+            "posted_at >= ?": which.since,
+            "posted_at < ?": which.until,
+        }
+    )

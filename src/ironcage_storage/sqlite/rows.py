@@ -4,7 +4,7 @@ Each is a part of a session, which says when its rows are kept, dropped, written
 """
 
 import sqlite3
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import lru_cache
 from operator import attrgetter
 from typing import Any, Final, Generic, NamedTuple, TypeVar
@@ -14,6 +14,12 @@ from ironcage_storage.sqlite.session import Pending, Session
 
 Row = TypeVar("Row", bound=NamedTuple)
 _MISSING: Final = object()
+
+
+def conjunction(chosen: Mapping[str, object]) -> tuple[str, tuple[object, ...]]:
+    """Return the terms of a WHERE whose value is given, joined by AND, and the values to bind; `TRUE` for none."""
+    used = {term: value for term, value in chosen.items() if value is not None}
+    return " AND ".join(used) or "TRUE", tuple(used.values())
 
 
 class Statements(NamedTuple):
@@ -172,9 +178,9 @@ class Log(Generic[Row]):
             self.session.touch(self)
         self._member.append(row)
 
-    def select(self, where: str, parameters: Sequence[object] = ()) -> sqlite3.Cursor:
+    def select(self, where: str, parameters: Sequence[object] = (), *reads: Pending) -> sqlite3.Cursor:
         """Return the rows of a SELECT over this table as tuples; `where` is everything behind its name."""
-        return self.session.query(f"SELECT {self.sql.columns} FROM {where}", parameters, self)
+        return self.session.query(f"SELECT {self.sql.columns} FROM {where}", parameters, self, *reads)
 
     def written(self, rows: list[Row]) -> Sequence[Sequence[Any]]:
         """Return rows as they are bound; a log that stores another form overrides this."""
