@@ -56,7 +56,7 @@ class Sizes:
     duplicate_batches: int
 
 
-FULL: Final = Sizes(16_000, 8_000, 5_000, 100, 3_000, 3_000, 60)
+FULL: Final = Sizes(8_000, 4_000, 2_500, 40, 1_500, 1_500, 30)
 QUICK: Final = Sizes(2_000, 1_000, 500, 8, 500, 640, 10)
 
 

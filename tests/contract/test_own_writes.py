@@ -69,9 +69,15 @@ def changed_rows(uow: UnitOfWork, agent: Agent) -> Seen:
 
 def open_leases(uow: UnitOfWork, agent: Agent) -> Seen:
     active, expired, done = lease_row(agent.id), lease_row(agent.id, status="expired"), closed(lease_row(agent.id))
-    for lease in (done, expired, active):
+    for lease in (done, expired, active, lease_row(put_agent(uow).id)):
         uow.leases.put(lease)
-    return uow.leases.open_of(agent.id), [active, expired]
+    before = list(uow.leases.open_of(agent.id))
+    tell(uow, "settles")
+    told(uow)
+    spent = expired._replace(spent=7)
+    uow.leases.put(closed(active))
+    uow.leases.put(spent)
+    return (before, list(uow.leases.open_of(agent.id))), ([active, expired], [spent])
 
 
 def due_leases_of_an_agent(uow: UnitOfWork, agent: Agent) -> Seen:

@@ -172,6 +172,21 @@ def test_reports_keep_a_lease_alive_up_to_its_lifetime(world: World) -> None:
     assert agent.lease(lease).expires_at == agent.lease(lease).lives_until
 
 
+def test_a_lease_that_was_kept_alive_is_looked_at_once_and_not_again_before_its_time(world: World) -> None:
+    """Its row says when to look again; a sweep that finds it alive moves that on, and nothing else."""
+    agent = world.agent(100 * USD)
+    lease = agent.handshake(10 * USD).lease
+    world.clock.pass_s(3000)
+    agent.report(lease.id, "alive", USD)
+    world.clock.pass_s(1000)
+
+    aged = [world.store.write(sweep).aged for _ in range(2)]
+
+    assert aged == [1, 0]
+    after = agent.lease(lease.id)
+    assert (after.status, after.due_at, after.expires_at - lease.expires_at) == ("active", after.expires_at, 3000_000)
+
+
 def test_only_a_refresh_revives_a_lease_in_its_grace(world: World) -> None:
     """A report during the grace is paid from the hold and does not revive."""
     agent = world.agent(100 * USD)

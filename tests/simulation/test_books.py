@@ -381,7 +381,7 @@ def compare_lease(stored: Stored, lease_id: str, books: Books, number: int, cast
         name: getattr(modelled, name) for name in SHARED_FIELDS
     }
     assert (lease.status_reason, lease.expired_at) == (modelled.reason, modelled.expired_at)
-    assert (lease.closed_at, lease.due_at) == (modelled.closed_at, books.due_at(number))
+    assert (lease.closed_at, lease.changes_at) == (modelled.closed_at, books.due_at(number))
     assert lease.successor_id == (None if modelled.successor is None else cast.id_of(modelled.successor))
 
 

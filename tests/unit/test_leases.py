@@ -12,6 +12,8 @@ from ironcage_core.domain.leases import (
     Lease,
     LeaseEvent,
     LeaseStatus,
+    SpendSplit,
+    charged,
     counted,
     kept_alive,
     moved,
@@ -63,10 +65,11 @@ def test_the_end_of_the_time_is_inclusive_and_so_is_the_end_of_the_grace() -> No
 @given(st.integers(0, 20_000))
 def test_a_sign_of_life_extends_within_the_lifetime_and_never_shortens(now: int) -> None:
     """expires_at = min(now + ttl, created + lifetime), and the clock may have gone back."""
-    kept = kept_alive(FRESH, now, reports=1)
+    kept = kept_alive(FRESH, now)
 
-    assert kept.expires_at == max(4600, min(now + 3600, 10_000))
-    assert (kept.due_at, kept.reports) == (kept.expires_at, 1)
+    assert kept.expires_at == kept.changes_at == max(4600, min(now + 3600, 10_000))
+    assert kept.due_at == 4600, "looking again too early costs a look; moving an index costs every report"
+    assert charged(FRESH, split_spend(FRESH, 1), at=now).expires_at == kept.expires_at
 
 
 def test_a_sign_of_life_does_not_revive_an_expired_lease() -> None:
@@ -86,6 +89,37 @@ def test_a_cost_is_split_without_loss(cost: int, spent: int, unattributed: int) 
     assert sum(split) == cost
     assert split.already_booked == min(cost, unattributed)
     assert split.covered == min(cost - split.already_booked, 100 - spent)
+
+
+@given(st.integers(0, 300), st.integers(0, 100), st.integers(0, 50))
+def test_a_report_counts_each_part_of_its_cost_and_ends_a_lease_it_empties(
+    cost: int, spent: int, unattributed: int
+) -> None:
+    """E5 and E6 hold after it; an active lease without a hold is expired from that moment on."""
+    lease = FRESH._replace(spent=spent, unattributed=unattributed)
+    split = split_spend(lease, cost)
+
+    after = charged(lease, split, at=2000)
+
+    assert after.total_spent + after.granted - after.spent == lease.total_spent + lease.held + split.uncovered
+    assert (after.held, after.overspent) == (lease.held - split.covered, split.uncovered)
+    assert (after.unattributed, after.reports) == (unattributed - split.already_booked, 1)
+    is_used_up = after.held == 0
+    assert (after.status, after.expired_at) == (("expired", 2000) if is_used_up else ("active", None))
+    assert after.changes_at == (2060 if is_used_up else 5600)
+
+
+def test_a_report_takes_no_more_than_its_lease_can_give() -> None:
+    """A wrong split is a bug, not a booking."""
+    ended = EMPTY._replace(status="closed")
+    for lease, split in (
+        (FRESH, SpendSplit(0, 101, 0)),
+        (FRESH, SpendSplit(1, 0, 0)),
+        (FRESH._replace(status="closed"), SpendSplit(0, 1, 0)),
+    ):
+        with pytest.raises(InvariantViolationError):
+            charged(lease, split, at=2000)
+    assert charged(ended, SpendSplit(0, 0, 7), at=2000).overspent == 7
 
 
 def test_an_ended_lease_covers_nothing() -> None:

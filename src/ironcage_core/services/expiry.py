@@ -21,7 +21,7 @@ def catch_up(uow: UnitOfWork, agent_id: str) -> None:
 
 
 class Swept(NamedTuple):
-    """How many leases were aged, and the ids of those whose books would not hold: a bug, and theirs alone."""
+    """How many leases are up to date again, and the ids of those whose books would not hold (a bug of theirs alone)."""
 
     aged: int
     stuck: tuple[str, ...]
@@ -50,14 +50,14 @@ def catch_up_selected(uow: UnitOfWork, agent_id: str | None) -> None:
 
 def _age(uow: UnitOfWork, lease: Lease) -> None:
     while (event := overdue(lease, uow.now)) is not None:
-        if lease.due_at is None:
-            raise InvariantViolationError("an overdue lease has no due time", lease_id=lease.id)
         if event == "time_up":
-            lease = moved(lease, event, at=lease.due_at)
+            lease = moved(lease, event, at=lease.expires_at)
             uow.leases.put(lease)
             announce_end(uow, lease, "lease_expired")
         else:
-            lease = end_lease(uow, lease, event, "reclaim", at=lease.due_at, actor=SYSTEM.id)
+            lease = end_lease(uow, lease, event, "reclaim", at=lease.changes_at, actor=SYSTEM.id)
+    if lease.due_at != lease.changes_at:  # it was kept alive since it was last looked at
+        uow.leases.put(lease._replace(due_at=lease.changes_at))
 
 
 def end_lease(

@@ -128,7 +128,7 @@ def refuse_for_money(uow: UnitOfWork, agent: Agent, room: Headroom) -> BudgetExc
     """Return the refusal that names the tighter brake, its numbers in micro-USD and when money may return."""
     if room.short_of == "agent":
         balance = balance_of(uow, agent.id)
-        frees = [lease.due_at for lease in uow.leases.open_of(agent.id) if lease.held and lease.due_at]
+        frees = [lease.changes_at for lease in uow.leases.open_of(agent.id) if lease.held and lease.changes_at]
         return BudgetExceededError(
             "The agent's budget is used up",
             scope="agent",

@@ -4,7 +4,7 @@ Every movement of money writes its entry, the agent's balance, the lease and the
 """
 
 from ironcage_core.domain.instants import period_of
-from ironcage_core.domain.leases import Lease, counted
+from ironcage_core.domain.leases import Lease, SpendSplit, charged, counted
 from ironcage_core.domain.ledger import Balance, Entry, EntryKind, apply
 from ironcage_core.domain.money import Micros
 from ironcage_core.errors import InvariantViolationError
@@ -49,6 +49,18 @@ def post_to_lease(
     after = counted(lease, kind, amount)
     # First the agent's balance, which may refuse, then the lease: a refused movement leaves nothing.
     _post(uow, lease.agent_id, kind, amount, lease_id=lease.id, bank=lease.bank_user_id, why=(cause, ref, actor))
+    uow.leases.put(after)
+    return after
+
+
+def post_report(uow: UnitOfWork, lease: Lease, split: SpendSplit, *, actor: str, ref: str) -> Lease:
+    """Post what a report has cost and return the lease as stored: charged, kept alive, or expired."""
+    after = charged(lease, split, at=uow.now)
+    parts: tuple[tuple[EntryKind, Micros], ...] = (("spend", split.covered), ("overspend", split.uncovered))
+    for kind, amount in parts:
+        if amount:
+            why = ("report", ref, actor)
+            _post(uow, lease.agent_id, kind, amount, lease_id=lease.id, bank=lease.bank_user_id, why=why)
     uow.leases.put(after)
     return after
 

@@ -16,8 +16,6 @@ from ironcage_core.domain.leases import (
     REFRESH_THRESHOLD,
     Lease,
     LeasePolicy,
-    kept_alive,
-    moved,
     split_spend,
 )
 from ironcage_core.domain.ledger import Balance
@@ -37,7 +35,7 @@ from ironcage_core.ports.storage import UnitOfWork
 from ironcage_core.services.expiry import announce_end, catch_up
 from ironcage_core.services.granting import agent_of, check_may_call
 from ironcage_core.services.lease_records import effective, own_lease
-from ironcage_core.services.posting import balance_of, post_to_lease
+from ironcage_core.services.posting import balance_of, post_report
 
 
 class Booked(NamedTuple):
@@ -202,28 +200,15 @@ def _replay(uow: UnitOfWork, known: UsageRecord, reported: UsageReport) -> Booke
 
 
 def _charge(uow: UnitOfWork, identity: AgentIdentity, lease: Lease, priced: PricedReport) -> Booked:
-    agent_id = identity.agent_id
     request_id = priced.report.request_id
     split = split_spend(lease, priced.cost)
-    lease = post_to_lease(uow, lease, "spend", split.covered, cause="report", actor=agent_id, ref=request_id)
-    lease = post_to_lease(uow, lease, "overspend", split.uncovered, cause="report", actor=agent_id, ref=request_id)
-    if split.already_booked:
-        lease = lease._replace(unattributed=lease.unattributed - split.already_booked)
-    lease = _touched(uow, lease)
-    record = _record(uow, lease, priced, split.uncovered)
+    after = post_report(uow, lease, split, actor=identity.agent_id, ref=request_id)
+    if after.status != lease.status:
+        announce_end(uow, after, "lease_expired")
+    record = _record(uow, after, priced, split.uncovered)
     uow.usage.put(record)
     _tell(uow, identity, record, priced)
-    return Booked(request_id, False, priced.cost, split.uncovered, lease, lease)
-
-
-def _touched(uow: UnitOfWork, lease: Lease) -> Lease:
-    """Count the report on the lease, and expire it when its hold is used up, else keep it alive."""
-    if lease.status == "active" and lease.held == 0:
-        lease = moved(lease, "exhausted", at=uow.now)
-        announce_end(uow, lease, "lease_expired")
-    lease = kept_alive(lease, uow.now, reports=1)  # of an expired lease this only counts
-    uow.leases.put(lease)
-    return lease
+    return Booked(request_id, False, priced.cost, split.uncovered, after, after)
 
 
 def _record(uow: UnitOfWork, lease: Lease, priced: PricedReport, overspent: Micros) -> UsageRecord:

@@ -141,6 +141,8 @@ def _check_lease(lease: Lease, posted: Counter[str], reported: Micros) -> Iterat
         yield Difference(lease.id, "held", lease.held, 0)
     if lease.is_open != (lease.due_at is not None):
         yield Difference(lease.id, "due_at", lease.due_at, lease.status)
+    if lease.due_at is not None and lease.changes_at is not None and lease.due_at > lease.changes_at:
+        yield Difference(lease.id, "due_at", lease.due_at, lease.changes_at)  # time would pass it by
 
 
 def _check_banks(uow: UnitOfWork, sums: _Sums) -> Iterator[Difference]:

@@ -1,6 +1,7 @@
 """Leases, their counts by status, and the order in which time will change them."""
 
 from collections.abc import Iterator, Mapping, Sequence
+from operator import attrgetter
 from typing import Final
 
 from ironcage_core.domain.instants import Instant
@@ -21,7 +22,9 @@ class SqliteLeases:
     """Implements `Leases`."""
 
     def __init__(self, session: Session, agents: Pending) -> None:
-        self._table: Table[Lease] = Table(session, "leases", Lease, constant=CONSTANT)
+        self._table: Table[Lease] = Table(
+            session, "leases", Lease, constant=CONSTANT, indexed=("due_at", "successor_id")
+        )
         self._counts = Tally(session, "lease_counts", ("agent_id", "status"), "n")
         self._session = session
         self._agents = agents
@@ -73,7 +76,11 @@ class SqliteLeases:
 
     def open_of(self, agent_id: str) -> Sequence[Lease]:
         """Return the agent's active and expired leases, oldest first."""
-        return self._table.rows("leases WHERE agent_id = ? AND due_at IS NOT NULL ORDER BY id", (agent_id,))
+        where = "leases WHERE agent_id = ? AND due_at IS NOT NULL"
+        found = self._table.unsettled_rows(
+            where, (agent_id,), lambda lease: lease.agent_id == agent_id and lease.due_at is not None
+        )
+        return sorted(found, key=attrgetter("id"))
 
     def page(self, which: LeaseFilter, paging: Paging) -> Page[Lease]:
         """Return leases, newest first; the total comes from the counts."""

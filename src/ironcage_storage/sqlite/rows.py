@@ -23,14 +23,19 @@ def conjunction(chosen: Mapping[str, object]) -> tuple[str, tuple[object, ...]]:
 
 
 class Statements(NamedTuple):
-    """The SQL of one table, made from the fields of its row type; `update` binds `changing`, then the key."""
+    """The SQL of one table, made from the fields of its row type."""
 
     columns: str
     insert: str
     upsert: str
-    update: str
-    changing: tuple[str, ...]
     find: str
+
+
+class Update(NamedTuple):
+    """An UPDATE by key, and what it binds of a row."""
+
+    sql: str
+    bind: Callable[[Any], Any]
 
 
 @lru_cache
@@ -40,17 +45,25 @@ def statements(
     """Return the SQL of a table. Names come from our own row types; values are always bound."""
     names = ", ".join(columns)
     insert = f"INSERT INTO {table} ({names}) VALUES ({', '.join('?' * len(columns))})"
-    changing = tuple(column for column in columns if column not in {*key, *constant})
-    found = " AND ".join(f"{column} = ?" for column in key)
-    replaced = ", ".join(f"{column} = excluded.{column}" for column in changing)
+    replaced = ", ".join(f"{column} = excluded.{column}" for column in columns if column not in {*key, *constant})
     return Statements(
         columns=names,
         insert=insert,
         upsert=f"{insert} ON CONFLICT ({', '.join(key)}) DO UPDATE SET {replaced}",
-        update=f"UPDATE {table} SET {', '.join(f'{column} = ?' for column in changing)} WHERE {found}",
-        changing=changing,
-        find=f"SELECT {names} FROM {table} WHERE {found}",
+        find=f"SELECT {names} FROM {table} WHERE {_equals(key, ' AND ')}",
     )
+
+
+@lru_cache
+def update(table: str, columns: tuple[str, ...], key: tuple[str, ...]) -> Update:
+    """Return the UPDATE of these columns."""
+    return Update(
+        f"UPDATE {table} SET {_equals(columns, ', ')} WHERE {_equals(key, ' AND ')}", attrgetter(*columns, *key)
+    )
+
+
+def _equals(columns: tuple[str, ...], separator: str) -> str:
+    return separator.join(f"{column} = ?" for column in columns)
 
 
 class Table(Generic[Row]):
@@ -62,6 +75,7 @@ class Table(Generic[Row]):
         row_type: Its columns, in order.
         key: The columns by which rows are found.
         constant: Columns that never change once a row is there: its indexes on them need no work.
+        indexed: Columns that seldom change and are in an index; they are written only when they do.
         remembers: At most how many rows stay in memory between batches.
     """
 
@@ -73,13 +87,17 @@ class Table(Generic[Row]):
         key: tuple[str, ...] = ("id",),
         *,
         constant: tuple[str, ...] = (),
+        indexed: tuple[str, ...] = (),
         remembers: int = 10_000,
     ) -> None:
         self.session = session
         self.name = name
         self.sql = statements(name, row_type._fields, key, constant)
         self._remembers = remembers
-        self._to_update: Callable[[Row], Any] = attrgetter(*self.sql.changing, *key)
+        changing = tuple(column for column in row_type._fields if column not in {*key, *constant})
+        self._update = update(name, changing, key)
+        self._narrow_update = update(name, tuple(column for column in changing if column not in indexed), key)
+        self._indexed: Callable[[Row], Any] | None = attrgetter(*indexed) if indexed else None
         self._make: Callable[[Sequence[Any]], Row] = row_type._make
         self._key_of: Callable[[Row], Any] = attrgetter(*key)
         self._is_composite = len(key) > 1
@@ -119,6 +137,19 @@ class Table(Generic[Row]):
         cursor = self.session.query(f"SELECT {self.sql.columns} FROM {where}", parameters, self, *reads)
         return [self._make(row) for row in cursor]
 
+    def unsettled_rows(self, where: str, parameters: Sequence[object], matches: Callable[[Row], bool]) -> list[Row]:
+        """Return what `rows` would, in no order, without writing what is pending: that would cost the batch its point.
+
+        Args:
+            where: As for `rows`.
+            parameters: What it binds.
+            matches: Tells of a pending row what `where` tells of a written one.
+        """
+        pending = {**self._batch, **self._member}
+        cursor = self.session.connection.execute(f"SELECT {self.sql.columns} FROM {where}", parameters)
+        written = (row for row in map(self._make, cursor) if self._key_of(row) not in pending)
+        return [*written, *filter(matches, pending.values())]
+
     @property
     def is_pending(self) -> bool:
         """Whether rows wait to be written."""
@@ -137,17 +168,32 @@ class Table(Generic[Row]):
         """Write the batch's rows."""
         if not self._batch:
             return
-        # A row that is known to be there needs no upsert, which would touch every index of it.
-        known = [self._to_update(row) for key, row in self._batch.items() if self._loaded.get(key) is not None]
-        others = [row for key, row in self._batch.items() if self._loaded.get(key) is None]
-        if known:
-            updated = self.session.connection.executemany(self.sql.update, known).rowcount
-            if updated != len(known):
-                raise StorageError(f"{len(known) - updated} rows of {self.name} are not where they were")
-        if others:
-            self.session.connection.executemany(self.sql.upsert, others)
+        new: list[Row] = []
+        moved: list[Row] = []
+        changed: list[Row] = []
+        indexed = self._indexed
+        for key, row in self._batch.items():
+            known = self._loaded.get(key)
+            if known is None:
+                new.append(row)
+            elif indexed is not None and indexed(row) == indexed(known):
+                changed.append(row)
+            else:
+                moved.append(row)
+        self._write_known(self._update, moved)
+        self._write_known(self._narrow_update, changed)
+        if new:
+            self.session.connection.executemany(self.sql.upsert, new)
         self._loaded.update(self._batch)
         self._batch.clear()
+
+    def _write_known(self, how: Update, rows: list[Row]) -> None:
+        # A row that is known to be there needs no upsert, which would touch every index of it.
+        if not rows:
+            return
+        updated = self.session.connection.executemany(how.sql, map(how.bind, rows)).rowcount
+        if updated != len(rows):
+            raise StorageError(f"{len(rows) - updated} rows of {self.name} are not where they were")
 
     def forget(self) -> None:
         """Forget everything."""
