@@ -85,8 +85,54 @@ class TokenExpiredError(CredentialError):
 
     code = "AUTH_TOKEN_EXPIRED"
 
+    def __init__(self, *, expired_at: int | None = None) -> None:
+        known = {} if expired_at is None else {"expired_at": expired_at}
+        super().__init__("The token has expired", **known)
+
+
+class TokenRevokedError(CredentialError):
+    """A genuine token that was ended before its time; `details.revoked_at` says when, in milliseconds."""
+
+    code = "AUTH_TOKEN_REVOKED"
+
+    def __init__(self, *, revoked_at: int) -> None:
+        super().__init__("The token was revoked", revoked_at=revoked_at)
+
+
+class WrongTokenTypeError(CredentialError):
+    """A token of another kind than the one asked for."""
+
+    code = "AUTH_WRONG_TOKEN_TYPE"
+
     def __init__(self) -> None:
-        super().__init__("The token has expired")
+        super().__init__("A token of another kind is needed here")
+
+
+class InvalidCredentialsError(CredentialError):
+    """No such account or not its password, always with one and the same message."""
+
+    code = "AUTH_INVALID_CREDENTIALS"
+
+    def __init__(self) -> None:
+        super().__init__("The credentials are not valid")
+
+
+class RefreshReusedError(CredentialError):
+    """A refresh token that was exchanged before; its session is revoked."""
+
+    code = "AUTH_REFRESH_REUSED"
+
+    def __init__(self) -> None:
+        super().__init__("The refresh token was used before; log in again")
+
+
+class AccountDisabledCredentialError(CredentialError):
+    """A session or token of a user who is suspended or deleted (401)."""
+
+    code = "AUTH_ACCOUNT_DISABLED"
+
+    def __init__(self) -> None:
+        super().__init__("The account is disabled")
 
 
 # --- 403 ---------------------------------------------------------------------
@@ -96,6 +142,15 @@ class ForbiddenError(RefusalError):
     """The record exists and is not the caller's."""
 
     code = "FORBIDDEN"
+
+
+class AccountDisabledError(ForbiddenError):
+    """The right password of a suspended user (403); `details.user_id` names the account."""
+
+    code = "AUTH_ACCOUNT_DISABLED"
+
+    def __init__(self, *, user_id: str) -> None:
+        super().__init__("The account is disabled", user_id=user_id)
 
 
 class InsufficientScopeError(ForbiddenError):
@@ -246,6 +301,12 @@ class DuplicateEmailError(ConflictError):
     """A living user has this email, in whatever case."""
 
     code = "DUPLICATE_EMAIL"
+
+
+class ProviderExistsError(ConflictError):
+    """A provider key has this name, in whatever case."""
+
+    code = "PROVIDER_EXISTS"
 
 
 class IcTokenExistsError(ConflictError):

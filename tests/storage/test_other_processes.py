@@ -8,6 +8,7 @@ import pytest
 from ironcage_core.errors import UnavailableError
 from ironcage_core.ports.lists import EntryFilter, Paging
 from ironcage_core.services.verify import verify
+from ironcage_storage.sqlite.schema import migrations
 from ironcage_storage.sqlite.store import SqliteStore
 from tests.support.processes import finish, lock_held, start
 from tests.support.rows import note, tell, told
@@ -110,4 +111,4 @@ def test_processes_that_start_together_migrate_once(tmp_path: Path) -> None:
 
     with SqliteStore(database) as store:
         assert store.check_file() == []
-        assert raw(store, "SELECT count(*) FROM _sqlite_migrations") == [(1,)]
+        assert raw(store, "SELECT count(*) FROM _sqlite_migrations") == [(len(migrations._migrations),)]

@@ -157,7 +157,8 @@ def test_a_duplicate_that_came_in_behind_the_cache_fails_only_its_caller(store: 
         assert uow.users.find(user.id) is None
         uow.users.put(user)
 
-    raw(store, "INSERT INTO users VALUES ('user_other', 'Ann', 'a@b', 'user', 'active', 0, 0)")
+    raw(store, "INSERT INTO users (id, username, email, role, status, created_at, updated_at)"
+        " VALUES ('user_other', 'Ann', 'a@b', 'user', 'active', 0, 0)")  # fmt: skip
     futures = queued_together(store, telling("a"), take_if_free, telling("b"))
 
     assert answers(futures) == ["a", InvariantViolationError, "b"]

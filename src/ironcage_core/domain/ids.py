@@ -8,7 +8,21 @@ import re
 from typing import Final, Literal
 
 Prefix = Literal[
-    "user", "agent", "budget", "lease", "led", "breq", "tok", "ict", "prov", "proj", "lim", "trace", "evt", "aud"
+    "user",
+    "sess",
+    "agent",
+    "budget",
+    "lease",
+    "led",
+    "breq",
+    "tok",
+    "ict",
+    "prov",
+    "proj",
+    "lim",
+    "trace",
+    "evt",
+    "aud",
 ]
 
 MASTER_PROJECT: Final = "proj_master_001"

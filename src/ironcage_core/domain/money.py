@@ -39,17 +39,24 @@ def parse_usd(value: object, *, field: str) -> Micros:
         amount = Decimal(text)
     except InvalidOperation:
         raise ValidationError({field: "must be a number in USD"}) from None
-    exponent = amount.normalize().as_tuple().exponent if amount.is_finite() else None
-    if not isinstance(exponent, int):
+    if not amount.is_finite():
         raise ValidationError({field: "must be a finite number in USD"})
-    if exponent < _EXPONENT_FLOOR:
-        raise ValidationError({field: "may have at most 6 decimals"})
+    if not amount:
+        return 0
+    # The size is looked at first: arithmetic on an exponent of millions would overflow, or quietly give 0.
     if amount.adjusted() > 18:
         raise ValidationError({field: "is too large"})
+    if amount.adjusted() < _EXPONENT_FLOOR or _exponent(amount) < _EXPONENT_FLOOR:
+        raise ValidationError({field: "may have at most 6 decimals"})
     micros = int(amount.scaleb(6))
     if abs(micros) > MAX_MICROS:
         raise ValidationError({field: "is too large"})
     return micros
+
+
+def _exponent(amount: Decimal) -> int:
+    exponent = amount.normalize().as_tuple().exponent
+    return exponent if isinstance(exponent, int) else 0
 
 
 def usd(micros: Micros) -> Decimal:

@@ -12,6 +12,8 @@ KNOWN_PROVIDERS: Final = ("openai", "anthropic")
 """Source: contract resources.md 2.3."""
 
 _MASK_FROM: Final = 16
+_SLUG: Final = re.compile(r"[a-z0-9]+(?:-[a-z0-9]+)*")
+_LONGEST_NAME: Final = 50
 _HEADER_SAFE: Final = re.compile(r"[\x21-\x7e]{1,500}")
 
 
@@ -54,6 +56,17 @@ def check_base_url(base_url: str | None) -> str | None:
     if problem:
         raise ValidationError({"base_url": problem})
     return base_url
+
+
+def check_key_name(name: object) -> str:
+    """Return the name of a provider key.
+
+    Raises:
+        ValidationError: Not 1 to 50 lower-case letters and digits, in parts joined by single hyphens.
+    """
+    if not isinstance(name, str) or len(name) > _LONGEST_NAME or not _SLUG.fullmatch(name):
+        raise ValidationError({"name": "must be 1 to 50 lower-case letters and digits, joined by single hyphens"})
+    return name
 
 
 def mask(api_key: str) -> str:

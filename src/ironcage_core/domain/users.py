@@ -1,12 +1,19 @@
-"""Users: who owns agents and whose monthly cap brakes their grants."""
+"""Users: who owns agents, who may log in, and whose monthly cap brakes their agents' grants.
 
-from typing import Literal, NamedTuple
+A password is what was typed, character for character: it is never trimmed or normalised.
+"""
+
+from typing import Final, Literal, NamedTuple
 
 from ironcage_core.domain.instants import Instant
 from ironcage_core.domain.money import Micros
 
 Role = Literal["admin", "user", "viewer"]
 UserStatus = Literal["active", "suspended", "deleted"]
+
+SHORTEST_PASSWORD: Final = 8
+LONGEST_PASSWORD: Final = 1000
+"""Both in characters. Source: contract identity.md 3, "Password policy"."""
 
 
 class User(NamedTuple):
@@ -19,6 +26,14 @@ class User(NamedTuple):
     status: UserStatus
     created_at: Instant
     updated_at: Instant
+    name: str | None = None
+    password_hash: str | None = None
+    force_password_change: int = 0
+    last_login_at: Instant | None = None
+
+    def __repr__(self) -> str:
+        shown = (f"{key}={value!r}" for key, value in self._asdict().items() if key != "password_hash")
+        return f"User({', '.join(shown)})"
 
 
 class UsageLimit(NamedTuple):
@@ -29,3 +44,27 @@ class UsageLimit(NamedTuple):
     max_cost_per_month: Micros | None
     created_at: Instant
     updated_at: Instant
+
+
+def password_problem(password: object, *, username: str, email: str, shortest: int = SHORTEST_PASSWORD) -> str | None:
+    """Return what is wrong with a new password, or None.
+
+    Args:
+        password: Anything; taken as it is.
+        username: The user's; not to be the password, in whatever case.
+        email: Likewise.
+        shortest: Characters; never below 8 by contract.
+
+    Source: contract identity.md 1.5 and 3, "Password policy".
+    """
+    if not isinstance(password, str):
+        return "must be a string"
+    if not shortest <= len(password) <= LONGEST_PASSWORD:
+        return f"must have {shortest} to {LONGEST_PASSWORD} characters"
+    if password.isspace():
+        return "may not be all whitespace"
+    if "\0" in password:
+        return "may not contain NUL"
+    if password.casefold() in {username.casefold(), email.casefold()}:
+        return "may not be the username or the email"
+    return None

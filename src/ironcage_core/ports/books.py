@@ -12,7 +12,16 @@ from ironcage_core.domain.leases import Lease
 from ironcage_core.domain.ledger import Balance, Entry
 from ironcage_core.domain.money import Micros
 from ironcage_core.domain.usage import UsageRecord
-from ironcage_core.ports.lists import BalanceFilter, BudgetTotals, EntryFilter, LeaseFilter, LeaseReports, Page, Paging
+from ironcage_core.ports.lists import (
+    AgentOrder,
+    BalanceFilter,
+    BudgetTotals,
+    EntryFilter,
+    LeaseFilter,
+    LeaseReports,
+    Page,
+    Paging,
+)
 
 
 class Balances(Protocol):
@@ -26,8 +35,10 @@ class Balances(Protocol):
         """Store the balance, new or changed."""
         ...
 
-    def page(self, which: BalanceFilter, paging: Paging) -> Page[tuple[Agent, Balance]]:
-        """Return budgets of live agents, newest agent first."""
+    def page(
+        self, which: BalanceFilter, paging: Paging, order: AgentOrder = "created_at", *, descending: bool = True
+    ) -> Page[tuple[Agent, Balance]]:
+        """Return budgets of live agents, newest agent first unless told otherwise; ties by id, descending."""
         ...
 
     def totals(self, which: BalanceFilter) -> BudgetTotals:

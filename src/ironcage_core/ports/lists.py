@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Final, Generic, NamedTuple, TypeVar
+from typing import Final, Generic, Literal, NamedTuple, TypeVar
 
 from ironcage_core.domain.instants import Instant
 from ironcage_core.domain.ledger import EntryKind
@@ -68,10 +68,27 @@ class LeaseFilter:
 
 @dataclass(frozen=True, slots=True)
 class BalanceFilter:
-    """Which budgets of live agents; None means all."""
+    """Which budgets of live agents; None means all. `name` is a part of the name, in whatever case."""
 
     owner_id: str | None = None
     status: str | None = None
+    name: str | None = None
+    runtime_status: str | None = None
+    project_id: str | None = None
+    provider_key_id: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class KeyFilter:
+    """Which provider keys; None means all. `name` is a part of the name, in whatever case."""
+
+    name: str | None = None
+    provider: str | None = None
+    is_enabled: bool | None = None
+
+
+AgentOrder = Literal["name", "budget", "created_at", "updated_at"]
+KeyOrder = Literal["name", "created_at", "updated_at"]
 
 
 class BudgetTotals(NamedTuple):

@@ -1,4 +1,4 @@
-"""The collections around the books: users, agents, keys, tokens, audit log, feed.
+"""The collections around the books: users, their sessions, agents, keys, tokens, audit log, feed.
 
 `find_x` gives None where there is nothing.
 """
@@ -11,7 +11,9 @@ from ironcage_core.domain.audit import AuditNote, AuditRow
 from ironcage_core.domain.events import FeedEvent, FeedType
 from ironcage_core.domain.ic_tokens import IcTokenRecord
 from ironcage_core.domain.providers import ProviderKey
+from ironcage_core.domain.sessions import FoundRefresh, Session
 from ironcage_core.domain.users import UsageLimit, User
+from ironcage_core.ports.lists import KeyFilter, KeyOrder, Page, Paging
 
 
 class Agents(Protocol):
@@ -53,8 +55,32 @@ class Users(Protocol):
         """Return the living user with this email, in whatever case."""
         ...
 
+    def is_empty(self) -> bool:
+        """Tell whether there was never any user."""
+        ...
+
     def put(self, user: User) -> None:
         """Store the user, new or changed."""
+        ...
+
+
+class Sessions(Protocol):
+    """Sessions of users, ended ones included, and every refresh token they ever had, by its hash."""
+
+    def find(self, session_id: str) -> Session | None:
+        """Return the session with this id."""
+        ...
+
+    def find_by_refresh_hash(self, refresh_hash: str) -> FoundRefresh | None:
+        """Return the session that has or had the refresh token with this hash, and the token's generation."""
+        ...
+
+    def of_user(self, user_id: str) -> Sequence[Session]:
+        """Return the user's sessions that are not revoked, oldest first."""
+        ...
+
+    def put(self, session: Session) -> None:
+        """Store the session, new or changed; a refresh hash that it replaces counts as exchanged now."""
         ...
 
 
@@ -77,6 +103,24 @@ class ProviderKeys(Protocol):
         """Replace the agent's ordered list of keys."""
         ...
 
+    def find_by_name(self, name: str) -> ProviderKey | None:
+        """Return the key with this name, in whatever case."""
+        ...
+
+    def ids_of(self, agent_ids: Sequence[str]) -> Mapping[str, Sequence[str]]:
+        """Return the ordered key ids of each of these agents that has any."""
+        ...
+
+    def agent_counts(self, key_ids: Sequence[str]) -> Mapping[str, int]:
+        """Return how many agents each of these keys is assigned to, if any."""
+        ...
+
+    def page(
+        self, which: KeyFilter, paging: Paging, order: KeyOrder = "created_at", *, descending: bool = True
+    ) -> Page[ProviderKey]:
+        """Return keys, newest first unless told otherwise; ties by id, descending."""
+        ...
+
     def all(self) -> Sequence[ProviderKey]:
         """Return every key, by id."""
         ...
@@ -91,6 +135,10 @@ class IcTokens(Protocol):
 
     def find_active_of(self, agent_id: str) -> IcTokenRecord | None:
         """Return the agent's active record; there is at most one."""
+        ...
+
+    def active_of(self, agent_ids: Sequence[str]) -> Mapping[str, IcTokenRecord]:
+        """Return the active record of each of these agents that has one."""
         ...
 
     def put(self, record: IcTokenRecord) -> None:

@@ -7,6 +7,7 @@ from typing import Protocol
 
 from ironcage_core.domain.ic_tokens import IcTokenClaims, PresentedIcToken
 from ironcage_core.domain.instants import Instant
+from ironcage_core.domain.sessions import AccessClaims
 
 
 class Vault(Protocol):
@@ -53,6 +54,28 @@ class TokenSigner(Protocol):
         """Check form, signature, claims and expiry of a presented value, with or without its `ic_` prefix.
 
         Raises:
+            TokenExpiredError: Genuine, but its time is over.
+            InvalidTokenError: Anything else.
+        """
+        ...
+
+
+class AccessSigner(Protocol):
+    """Signs access tokens and proves presented ones; digests refresh tokens."""
+
+    def sign(self, claims: AccessClaims) -> str:
+        """Return the token value for `claims`."""
+        ...
+
+    def digest(self, refresh_token: str) -> str:
+        """Return the lower-case hex SHA-256 of a refresh token: what a session stores."""
+        ...
+
+    def prove(self, value: str, *, now: Instant) -> AccessClaims:
+        """Check form, signature, claims and expiry of a presented value.
+
+        Raises:
+            WrongTokenTypeError: A genuine token of another kind, or one that looks like a refresh or API token.
             TokenExpiredError: Genuine, but its time is over.
             InvalidTokenError: Anything else.
         """

@@ -15,7 +15,7 @@ from typing import Protocol, TypeVar
 from ironcage_core.domain.ids import Prefix
 from ironcage_core.domain.instants import Instant
 from ironcage_core.ports.books import Balances, Banks, Leases, Ledger, Usage
-from ironcage_core.ports.records import Agents, AuditLog, Feed, IcTokens, Limits, ProviderKeys, Users
+from ironcage_core.ports.records import Agents, AuditLog, Feed, IcTokens, Limits, ProviderKeys, Sessions, Users
 
 T = TypeVar("T")
 
@@ -73,6 +73,11 @@ class UnitOfWork(Protocol):
         ...
 
     @property
+    def sessions(self) -> Sessions:
+        """All sessions of users."""
+        ...
+
+    @property
     def provider_keys(self) -> ProviderKeys:
         """All provider keys."""
         ...
@@ -106,6 +111,11 @@ class Store(Protocol):
 
     async def write_async(self, use_case: UseCase[T]) -> T:
         """As `write`, for callers on an event loop."""
+        ...
+
+    @property
+    def queue_depth(self) -> int:
+        """How many writes wait."""
         ...
 
     def read(self, use_case: UseCase[T]) -> T:

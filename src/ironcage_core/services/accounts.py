@@ -2,7 +2,7 @@
 
 from typing import Final, get_args
 
-from ironcage_core.domain.audit import Actor, AuditNote
+from ironcage_core.domain.audit import SYSTEM, Actor, AuditNote
 from ironcage_core.domain.ids import is_id
 from ironcage_core.domain.money import MICROS_PER_USD, Micros
 from ironcage_core.domain.texts import text_problem
@@ -14,7 +14,16 @@ MAX_CAP: Final[Micros] = 1_000_000_000 * MICROS_PER_USD
 """Source: contract resources.md 7.1."""
 
 
-def add_user(uow: UnitOfWork, *, username: str, email: str, role: Role, actor: Actor) -> User:
+def add_user(
+    uow: UnitOfWork,
+    *,
+    username: str,
+    email: str,
+    role: Role,
+    name: str | None = None,
+    password_hash: str | None = None,
+    actor: Actor,
+) -> User:
     """Add a user who can own agents.
 
     Args:
@@ -22,6 +31,8 @@ def add_user(uow: UnitOfWork, *, username: str, email: str, role: Role, actor: A
         username: 1 to 255 characters, no `@`; unique among living users in whatever case.
         email: One `@` with something on both sides; stored in lower case, unique likewise.
         role: `admin`, `user` or `viewer`.
+        name: What to call the user, 1 to 100 characters; None for the username.
+        password_hash: Of a password that keeps the policy; without one the user cannot log in.
         actor: Who adds.
 
     Raises:
@@ -30,20 +41,67 @@ def add_user(uow: UnitOfWork, *, username: str, email: str, role: Role, actor: A
 
     Source: contract identity.md 4.
     """
-    _check_user(username, email, role)
+    _check_user(username, email, role, name)
     address = email.strip().lower()
     if uow.users.find_by_username(username.strip()) is not None:
         raise DuplicateUsernameError("This username is taken")
     if uow.users.find_by_email(address) is not None:
         raise DuplicateEmailError("This email is taken")
-    user = User(uow.new_id("user"), username.strip(), address, role, "active", uow.now, uow.now)
-    uow.users.put(user)
-    metadata = {"username": user.username, "role": role}
-    uow.audit.append(AuditNote("USER_CREATED", "user", "user", user.id, actor, metadata=metadata))
+    user = User(
+        id=uow.new_id("user"),
+        username=username.strip(),
+        email=address,
+        role=role,
+        status="active",
+        created_at=uow.now,
+        updated_at=uow.now,
+        name=None if name is None else name.strip(),
+        password_hash=password_hash,
+    )
+    _put_new(uow, user, "USER_CREATED", actor)
     return user
 
 
-def _check_user(username: str, email: str, role: str) -> None:
+def first_admin(uow: UnitOfWork, *, email: str, username: str, password_hash: str, force_change: bool) -> User | None:
+    """Add the first admin, if there was never any user; else return None and change nothing.
+
+    Args:
+        uow: The open unit of work.
+        email: As for `add_user`.
+        username: Likewise.
+        password_hash: Of a password that keeps the policy.
+        force_change: Whether the password must be changed before anything else.
+
+    Raises:
+        ValidationError: A field breaks its rule.
+
+    Source: contract identity.md 10, "First admin".
+    """
+    if not uow.users.is_empty():
+        return None
+    _check_user(username, email, "admin")
+    user = User(
+        id=uow.new_id("user"),
+        username=username.strip(),
+        email=email.strip().lower(),
+        role="admin",
+        status="active",
+        created_at=uow.now,
+        updated_at=uow.now,
+        password_hash=password_hash,
+        force_password_change=int(force_change),
+    )
+    _put_new(uow, user, "ADMIN_BOOTSTRAPPED", SYSTEM)
+    return user
+
+
+def _put_new(uow: UnitOfWork, user: User, operation: str, actor: Actor) -> None:
+    uow.users.put(user)
+    metadata = {"username": user.username, "role": user.role}
+    uow.audit.append(AuditNote(operation, "user", "user", user.id, actor, metadata=metadata))
+
+
+def _check_user(username: str, email: str, role: str, name: str | None = None) -> None:
     problems = {}
     if problem := text_problem(username, longest=255):
         problems["username"] = problem
@@ -53,6 +111,8 @@ def _check_user(username: str, email: str, role: str) -> None:
         problems["email"] = problem
     elif not all(email.strip().partition("@")) or email.count("@") != 1:
         problems["email"] = "must have one @ with something on both sides"
+    if name is not None and (problem := text_problem(name, longest=100)):
+        problems["name"] = problem
     if role not in get_args(Role):
         problems["role"] = f"must be one of {', '.join(get_args(Role))}"
     if problems:

@@ -5,18 +5,21 @@ not the stored one is dead, whatever its signature says.
 """
 
 import hmac
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Final
 
 from ironcage_core.domain.audit import Actor, AuditNote
 from ironcage_core.domain.ic_tokens import (
     DEFAULT_PERMISSIONS,
+    KNOWN_PERMISSIONS,
     AgentIdentity,
     IcTokenClaims,
     IcTokenRecord,
     PresentedIcToken,
 )
 from ironcage_core.domain.instants import MS_PER_S, Instant
+from ironcage_core.domain.texts import text_problem
 from ironcage_core.errors import IcTokenExistsError, InvalidTokenError, ValidationError
 from ironcage_core.ports.secrecy import TokenSigner
 from ironcage_core.ports.storage import UnitOfWork
@@ -74,18 +77,33 @@ def _is_live_value(record: IcTokenRecord, presented: PresentedIcToken, now: Inst
 
 
 def issue_ic_token(
-    uow: UnitOfWork, agent_id: str, *, expires_at: Instant | None = None, actor: Actor, signer: TokenSigner
+    uow: UnitOfWork,
+    agent_id: str,
+    *,
+    expires_at: Instant | None = None,
+    description: str | None = None,
+    permissions: Sequence[str] = DEFAULT_PERMISSIONS,
+    actor: Actor,
+    signer: TokenSigner,
 ) -> IssuedIcToken:
     """Give the agent its IC token.
 
+    Args:
+        uow: The open unit of work.
+        agent_id: Whose.
+        expires_at: When it ends, cut to whole seconds; None means not by itself.
+        description: 1 to 500 characters for people.
+        permissions: What it allows; at least one, duplicates are dropped.
+        actor: Who asks.
+        signer: Makes the value.
+
     Raises:
         AgentNotFoundError: No such agent, or it was deleted.
-        ValidationError: It would be dead at birth.
+        ValidationError: It would be dead at birth; an unknown permission; a bad description.
         IcTokenExistsError: It has one already; regenerate instead.
     """
     live_agent(uow, agent_id)
-    if expires_at is not None and (type(expires_at) is not int or expires_at <= uow.now):
-        raise ValidationError({"expires_at": "must be in the future"})
+    _check_issue(uow.now, expires_at, description, permissions)
     existing = uow.ic_tokens.find_active_of(agent_id)
     if existing is not None:
         raise IcTokenExistsError("The agent has an IC token already", existing_token_id=existing.id)
@@ -98,14 +116,14 @@ def issue_ic_token(
         value_hash="",
         previous_hash=None,
         previous_until=None,
-        permissions=" ".join(DEFAULT_PERMISSIONS),
-        description=None,
+        permissions=" ".join(dict.fromkeys(permissions)),
+        description=description,
         created_at=uow.now,
         created_by=actor.id,
         rotated_at=None,
         rotated_by=None,
         last_used_at=None,
-        expires_at=expires_at,
+        expires_at=_whole_seconds(expires_at),
         revoked_at=None,
     )
     value = _sign(uow, record, signer)
@@ -117,8 +135,34 @@ def issue_ic_token(
     return IssuedIcToken(record, value)
 
 
+def _check_issue(now: Instant, expires_at: Instant | None, description: str | None, permissions: Sequence[str]) -> None:
+    problems = {}
+    if not _is_future(expires_at, now):
+        problems["expires_at"] = "must be in the future"
+    if description is not None and (problem := text_problem(description, longest=500)):
+        problems["description"] = problem
+    if not permissions or not set(permissions) <= set(KNOWN_PERMISSIONS):
+        problems["permissions"] = f"must be some of {', '.join(KNOWN_PERMISSIONS)}"
+    if problems:
+        raise ValidationError(problems)
+
+
+def _is_future(expires_at: Instant | None, now: Instant) -> bool:
+    return expires_at is None or (type(expires_at) is int and expires_at // MS_PER_S * MS_PER_S > now)
+
+
+def _whole_seconds(expires_at: Instant | None) -> Instant | None:
+    return None if expires_at is None else expires_at // MS_PER_S * MS_PER_S
+
+
 def regenerate_ic_token(
-    uow: UnitOfWork, agent_id: str, *, overlap_s: int = 0, actor: Actor, signer: TokenSigner
+    uow: UnitOfWork,
+    agent_id: str,
+    *,
+    overlap_s: int = 0,
+    expires_at: Instant | None = None,
+    actor: Actor,
+    signer: TokenSigner,
 ) -> IssuedIcToken:
     """Replace the value of the agent's IC token; issue one if there is none.
 
@@ -126,20 +170,26 @@ def regenerate_ic_token(
         uow: The open unit of work.
         agent_id: Whose token.
         overlap_s: For how many seconds, 0 to 86400, the old value works beside the new one.
+        expires_at: When the new value ends, cut to whole seconds; None leaves it as it was.
         actor: Who asks.
         signer: Makes the value.
 
     Raises:
         AgentNotFoundError: No such agent, or it was deleted.
-        ValidationError: An overlap out of range.
+        ValidationError: An overlap out of range; it would be dead at birth.
     """
+    problems = {}
     if type(overlap_s) is not int or not 0 <= overlap_s <= MAX_OVERLAP_S:
-        raise ValidationError({"overlap_seconds": f"must be an integer from 0 to {MAX_OVERLAP_S}"})
+        problems["overlap_seconds"] = f"must be an integer from 0 to {MAX_OVERLAP_S}"
+    if not _is_future(expires_at, uow.now):
+        problems["expires_at"] = "must be in the future"
+    if problems:
+        raise ValidationError(problems)
     live_agent(uow, agent_id)
     record = uow.ic_tokens.find_active_of(agent_id)
     if record is None:
-        return issue_ic_token(uow, agent_id, actor=actor, signer=signer)
-    next_gen = record._replace(gen=record.gen + 1)
+        return issue_ic_token(uow, agent_id, expires_at=expires_at, actor=actor, signer=signer)
+    next_gen = record._replace(gen=record.gen + 1, expires_at=_whole_seconds(expires_at) or record.expires_at)
     value = _sign(uow, next_gen, signer)
     replaced = next_gen._replace(
         value_hash=signer.digest(value),

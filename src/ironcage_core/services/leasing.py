@@ -117,6 +117,22 @@ def refresh(
     return Granted(lease, balance_of(uow, agent.id), key.base_url, new_money, rolled_over, ip_token=ip_token)
 
 
+def note_runtime_numbers(
+    uow: UnitOfWork, identity: AgentIdentity, lease_id: str, *, remaining: Micros | None, spent: Micros | None
+) -> None:
+    """Remember where a runtime's own count of its lease differs from the books; it decides nothing.
+
+    Raises:
+        LeaseNotFoundError, ForbiddenError: Not a lease of this agent.
+    """
+    lease = own_lease(uow, identity.agent_id, lease_id)
+    told = {"remaining_micros": (remaining, lease.held), "spent_micros": (spent, lease.total_spent)}
+    differing = {name: list(pair) for name, pair in told.items() if pair[0] is not None and pair[0] != pair[1]}
+    if differing:  # reports may be under way
+        note = AuditNote("BUDGET_DISCREPANCY", "budget", "lease", lease.id, identity.actor, metadata=differing)
+        uow.audit.append(note)
+
+
 def _key_of(uow: UnitOfWork, lease: Lease) -> ProviderKey:
     assigned = uow.provider_keys.assigned_to(lease.agent_id)
     key = next((key for key in assigned if key.id == lease.provider_key_id), None)

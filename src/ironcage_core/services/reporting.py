@@ -69,6 +69,13 @@ class Reported:
         return self.booked.current.held < REFRESH_THRESHOLD
 
 
+class UnreadReport(NamedTuple):
+    """An item of a batch that could not even be read, and why."""
+
+    request_id: str | None
+    refusal: RefusalError
+
+
 class ItemResult(NamedTuple):
     """The fate of one item of a batch."""
 
@@ -127,7 +134,7 @@ def report(
 def report_batch(
     uow: UnitOfWork,
     identity: AgentIdentity,
-    reports: Sequence[UsageReport],
+    reports: Sequence[UsageReport | UnreadReport],
     *,
     prices: PriceTable,
     policy: LeasePolicy = DEFAULT_POLICY,
@@ -144,9 +151,8 @@ def report_batch(
     if not 1 <= len(reports) <= policy.max_batch:
         raise ValidationError({"reports": f"must have 1 to {policy.max_batch} items"})
     catch_up(uow, identity.agent_id)
-    uow.usage.expect(
-        identity.agent_id, [item.request_id for item in reports if text_problem(item.request_id, longest=100) is None]
-    )
+    names = [item.request_id for item in reports if text_problem(item.request_id, longest=100) is None]
+    uow.usage.expect(identity.agent_id, [name for name in names if name is not None])
     results = [_book_item(uow, identity, index, item, prices, policy) for index, item in enumerate(reports)]
     charged = {result.booked.current.id: result.booked.current for result in results if result.booked}
     agent = agent_of(uow, identity)
@@ -159,8 +165,15 @@ def report_batch(
 
 
 def _book_item(
-    uow: UnitOfWork, identity: AgentIdentity, index: int, item: UsageReport, prices: PriceTable, policy: LeasePolicy
+    uow: UnitOfWork,
+    identity: AgentIdentity,
+    index: int,
+    item: UsageReport | UnreadReport,
+    prices: PriceTable,
+    policy: LeasePolicy,
 ) -> ItemResult:
+    if isinstance(item, UnreadReport):
+        return ItemResult(index, item.request_id, "rejected", refusal=item.refusal)
     # _book refuses before it writes, so a refused item leaves nothing behind in the unit of work it shares.
     try:
         booked = _book(uow, identity, item, prices, policy)

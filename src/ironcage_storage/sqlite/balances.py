@@ -1,16 +1,24 @@
 """The budget of each agent."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from typing import Final
 
 from ironcage_core.domain.agents import Agent
 from ironcage_core.domain.ledger import Balance
-from ironcage_core.ports.lists import BalanceFilter, BudgetTotals, Page, Paging
+from ironcage_core.ports.lists import AgentOrder, BalanceFilter, BudgetTotals, Page, Paging
 from ironcage_storage.sqlite.rows import Table, conjunction
 from ironcage_storage.sqlite.session import Pending, Session
 
 _STATUS = (
     "CASE WHEN a.status = 'inactive' THEN 'inactive' WHEN b.spent >= b.allocated THEN 'exhausted' ELSE 'active' END"
 )
+_HAS_KEY: Final = "a.id IN (SELECT agent_id FROM agent_providers WHERE provider_key_id = ?)"
+_ORDERS: Final[Mapping[AgentOrder, str]] = {
+    "name": "a.name COLLATE NOCASE",
+    "budget": "b.allocated",
+    "created_at": "a.created_at",
+    "updated_at": "a.updated_at",
+}
 
 
 class SqliteBalances:
@@ -29,11 +37,14 @@ class SqliteBalances:
         """Store the balance, new or changed."""
         self._table.put(balance)
 
-    def page(self, which: BalanceFilter, paging: Paging) -> Page[tuple[Agent, Balance]]:
-        """Return budgets of live agents, newest agent first."""
+    def page(
+        self, which: BalanceFilter, paging: Paging, order: AgentOrder = "created_at", *, descending: bool = True
+    ) -> Page[tuple[Agent, Balance]]:
+        """Return budgets of live agents, newest agent first unless told otherwise."""
         source, parameters = _selection(which)
+        by = f"{_ORDERS[order]} {'DESC' if descending else 'ASC'}, a.id DESC"
         names = ", ".join([f"a.{column}" for column in Agent._fields] + [f"b.{column}" for column in Balance._fields])
-        sql = f"SELECT {names} {source} ORDER BY a.id DESC LIMIT ? OFFSET ?"
+        sql = f"SELECT {names} {source} ORDER BY {by} LIMIT ? OFFSET ?"
         cursor = self._session.query(sql, (*parameters, paging.per_page, paging.offset), self._table, self._agents)
         width = len(Agent._fields)
         rows = [(Agent._make(row[:width]), Balance._make(row[width:])) for row in cursor]
@@ -52,5 +63,14 @@ class SqliteBalances:
 
 
 def _selection(which: BalanceFilter) -> tuple[str, tuple[object, ...]]:
-    terms, parameters = conjunction({"a.owner_id = ?": which.owner_id, f"{_STATUS} = ?": which.status})
+    terms, parameters = conjunction(
+        {
+            "a.owner_id = ?": which.owner_id,
+            f"{_STATUS} = ?": which.status,
+            "instr(lower(a.name), lower(?)) > 0": which.name,
+            "a.runtime_status = ?": which.runtime_status,
+            "a.project_id = ?": which.project_id,
+            _HAS_KEY: which.provider_key_id,
+        }
+    )
     return f"FROM agents a JOIN agent_budgets b ON b.agent_id = a.id WHERE a.deleted_at IS NULL AND {terms}", parameters

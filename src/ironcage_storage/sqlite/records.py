@@ -1,13 +1,19 @@
 """The small collections: users, their limits, agents, provider keys and IC tokens."""
 
-from collections.abc import Sequence
+import json
+from collections.abc import Mapping, Sequence
+from typing import Final
 
 from ironcage_core.domain.agents import Agent
 from ironcage_core.domain.ic_tokens import IcTokenRecord
 from ironcage_core.domain.providers import ProviderKey
 from ironcage_core.domain.users import UsageLimit, User
-from ironcage_storage.sqlite.rows import Table
+from ironcage_core.ports.lists import KeyFilter, KeyOrder, Page, Paging
+from ironcage_storage.sqlite.rows import Table, conjunction
 from ironcage_storage.sqlite.session import Session
+
+AMONG: Final = "(SELECT value FROM json_each(?))"
+"""The members of a list that is bound as one value, however long it is."""
 
 
 class SqliteUsers:
@@ -15,6 +21,7 @@ class SqliteUsers:
 
     def __init__(self, session: Session) -> None:
         self._table: Table[User] = Table(session, "users", User)
+        self._session = session
 
     def find(self, user_id: str) -> User | None:
         """Return the user with this id."""
@@ -29,6 +36,10 @@ class SqliteUsers:
         """Return the living user with this email, in whatever case."""
         rows = self._table.rows("users WHERE lower(email) = lower(?) AND status <> 'deleted'", (email,))
         return rows[0] if rows else None
+
+    def is_empty(self) -> bool:
+        """Tell whether there was never any user."""
+        return self._session.query("SELECT 1 FROM users LIMIT 1", (), self._table).fetchone() is None
 
     def put(self, user: User) -> None:
         """Store the user, new or changed."""
@@ -94,6 +105,43 @@ class SqliteProviderKeys:
             sql = "INSERT INTO agent_providers (agent_id, position, provider_key_id) VALUES (?, ?, ?)"
             self._session.execute(sql, row)
 
+    def find_by_name(self, name: str) -> ProviderKey | None:
+        """Return the key with this name, in whatever case."""
+        rows = self._table.rows("provider_keys WHERE name = ?", (name,))
+        return rows[0] if rows else None
+
+    def ids_of(self, agent_ids: Sequence[str]) -> Mapping[str, Sequence[str]]:
+        """Return the ordered key ids of each of these agents that has any."""
+        found: dict[str, list[str]] = {}
+        sql = f"SELECT agent_id, provider_key_id FROM agent_providers WHERE agent_id IN {AMONG} ORDER BY position"
+        for agent_id, key_id in self._session.query(sql, (json.dumps(agent_ids),)):
+            found.setdefault(agent_id, []).append(key_id)
+        return found
+
+    def agent_counts(self, key_ids: Sequence[str]) -> Mapping[str, int]:
+        """Return how many agents each of these keys is assigned to, if any."""
+        sql = f"""SELECT provider_key_id, count(*) FROM agent_providers
+            WHERE provider_key_id IN {AMONG} GROUP BY provider_key_id"""
+        return dict(self._session.query(sql, (json.dumps(key_ids),)))
+
+    def page(
+        self, which: KeyFilter, paging: Paging, order: KeyOrder = "created_at", *, descending: bool = True
+    ) -> Page[ProviderKey]:
+        """Return keys, newest first unless told otherwise."""
+        terms, parameters = conjunction(
+            {
+                "instr(lower(name), lower(?)) > 0": which.name,
+                "provider = ?": which.provider,
+                "is_enabled = ?": which.is_enabled,
+            }
+        )
+        way = "DESC" if descending else "ASC"
+        where = f"provider_keys WHERE {terms} ORDER BY {order} {way}, id DESC LIMIT ? OFFSET ?"
+        rows = self._table.rows(where, (*parameters, paging.per_page, paging.offset))
+        sql = f"SELECT count(*) FROM provider_keys WHERE {terms}"
+        (total,) = self._session.query(sql, parameters, self._table).fetchone()
+        return Page(rows, total)
+
     def all(self) -> Sequence[ProviderKey]:
         """Return every key, by id."""
         return self._table.rows("provider_keys ORDER BY id")
@@ -113,6 +161,11 @@ class SqliteIcTokens:
         """Return the agent's active record."""
         rows = self._table.rows("ic_tokens WHERE agent_id = ? AND status = 'active'", (agent_id,))
         return rows[0] if rows else None
+
+    def active_of(self, agent_ids: Sequence[str]) -> Mapping[str, IcTokenRecord]:
+        """Return the active record of each of these agents that has one."""
+        where = f"ic_tokens WHERE agent_id IN {AMONG} AND status = 'active'"
+        return {record.agent_id: record for record in self._table.rows(where, (json.dumps(agent_ids),))}
 
     def put(self, record: IcTokenRecord) -> None:
         """Store the record, new or changed."""

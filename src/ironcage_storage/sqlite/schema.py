@@ -24,6 +24,19 @@ def books_and_leases(db: Database) -> None:
         db.conn.execute(statement)
 
 
+@migrations()
+def user_sessions(db: Database) -> None:
+    """Let users have a password, and create the tables of their sessions and refresh tokens."""
+    for statement in _SECOND:
+        db.conn.execute(statement)
+
+
+@migrations()
+def agents_of_keys(db: Database) -> None:
+    """Let the agents of a provider key be counted without a look at all assignments."""
+    db.conn.execute("CREATE INDEX agent_providers_key ON agent_providers (provider_key_id, agent_id)")
+
+
 _FIRST: Final = (
     """CREATE TABLE users (
         id TEXT PRIMARY KEY, username TEXT NOT NULL, email TEXT NOT NULL,
@@ -173,6 +186,35 @@ _FIRST: Final = (
         seq INTEGER PRIMARY KEY AUTOINCREMENT, id TEXT NOT NULL, at INTEGER NOT NULL, type TEXT NOT NULL,
         agent_id TEXT, name TEXT, severity TEXT, data TEXT NOT NULL
     ) STRICT""",
+)
+
+_SECOND: Final = (
+    "ALTER TABLE users ADD COLUMN name TEXT",
+    "ALTER TABLE users ADD COLUMN password_hash TEXT",
+    """ALTER TABLE users ADD COLUMN force_password_change INTEGER NOT NULL DEFAULT 0
+        CHECK (force_password_change IN (0, 1))""",
+    "ALTER TABLE users ADD COLUMN last_login_at INTEGER",
+    """CREATE TABLE sessions (
+        id TEXT PRIMARY KEY, user_id TEXT NOT NULL REFERENCES users (id) ON DELETE RESTRICT,
+        gen INTEGER NOT NULL CHECK (gen > 0), refresh_hash TEXT NOT NULL, refresh_expires_at INTEGER NOT NULL,
+        expires_at INTEGER NOT NULL, created_at INTEGER NOT NULL, last_used_at INTEGER NOT NULL,
+        revoked_at INTEGER, revoked_reason TEXT,
+        CHECK (refresh_expires_at <= expires_at), CHECK ((revoked_at IS NULL) = (revoked_reason IS NULL))
+    ) STRICT, WITHOUT ROWID""",
+    "CREATE INDEX sessions_live ON sessions (user_id, id) WHERE revoked_at IS NULL",
+    """CREATE TRIGGER sessions_end_once BEFORE UPDATE ON sessions
+        WHEN OLD.revoked_at IS NOT NULL AND (
+            NEW.revoked_at IS NOT OLD.revoked_at OR NEW.revoked_reason IS NOT OLD.revoked_reason
+            OR NEW.gen <> OLD.gen OR NEW.refresh_hash <> OLD.refresh_hash)
+        BEGIN SELECT RAISE(ABORT, 'a session ends once'); END""",
+    """CREATE TRIGGER sessions_gen_grows BEFORE UPDATE ON sessions
+        WHEN NEW.gen < OLD.gen OR (NEW.gen = OLD.gen) <> (NEW.refresh_hash = OLD.refresh_hash)
+        BEGIN SELECT RAISE(ABORT, 'each generation of a session has its own refresh token'); END""",
+    """CREATE TABLE refresh_tokens (
+        hash TEXT PRIMARY KEY, session_id TEXT NOT NULL REFERENCES sessions (id) ON DELETE CASCADE,
+        gen INTEGER NOT NULL CHECK (gen > 0), created_at INTEGER NOT NULL, used_at INTEGER,
+        UNIQUE (session_id, gen)
+    ) STRICT, WITHOUT ROWID""",
 )
 
 

@@ -19,6 +19,7 @@ from ironcage_storage.sqlite.records import (
     SqliteUsers,
 )
 from ironcage_storage.sqlite.session import Session
+from ironcage_storage.sqlite.sessions import SqliteSessions
 from ironcage_storage.sqlite.stamp import Stamp
 from ironcage_storage.sqlite.usage import SqliteUsage
 
@@ -31,6 +32,7 @@ class SqliteUnitOfWork:
         stamp = self._stamp = Stamp(clock, ids)
         # Registered in this order, and so written in it: a row refers only to rows of tables above it.
         self.users = SqliteUsers(session)
+        self.sessions = SqliteSessions(session, stamp)
         self.limits = SqliteLimits(session)
         self.agents = SqliteAgents(session)
         self.balances = SqliteBalances(session, self.agents.table)
