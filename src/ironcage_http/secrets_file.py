@@ -1,0 +1,157 @@
+"""The secrets file: what a server without any configuration signs and encrypts with, kept beside its database.
+
+It is made once and never changed. The whole file is written and synced under a name of its own first and then linked
+to its place, which fails where another process was faster: whoever reads sees one complete file, the winner's.
+No error holds what the file says, nor does anything chained to it.
+
+Source: contract identity.md 10, "No configuration".
+"""
+
+import json
+import os
+import secrets
+import stat
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Final
+
+from ironcage_core.errors import StartupError
+from ironcage_storage.sealed.vault import MasterKey
+
+SUFFIX: Final = ".secrets"
+
+_VERSION: Final = 1
+_OWNER_ONLY: Final = 0o600
+_OTHERS: Final = 0o077
+_SECRET_BYTES: Final = 32
+_MIN_CHARS: Final = 32
+_LARGEST: Final = 65_536
+
+
+class SecretsFileError(StartupError):
+    """The secrets file cannot be made or must not be used; the message names it."""
+
+
+@dataclass(frozen=True, slots=True)
+class StoredSecrets:
+    """What a secrets file holds."""
+
+    jwt_secret: str = field(repr=False)
+    ic_token_secret: str = field(repr=False)
+    master_key: MasterKey
+
+
+def secrets_path(database: Path) -> Path:
+    """Return where the secrets of a database lie: beside it, `iron.db.secrets` for `iron.db`."""
+    return database.with_name(database.name + SUFFIX)
+
+
+def secrets_beside(database: Path, *, may_create: bool) -> StoredSecrets | None:
+    """Read the secrets file of a database; two processes that make it at once get the same secrets.
+
+    Args:
+        database: The database file, which need not exist yet.
+        may_create: Make the file where there is none.
+
+    Returns:
+        None where there is no file and none may be made.
+
+    Raises:
+        SecretsFileError: Unreadable, malformed, open to group or others, or it cannot be made.
+    """
+    path = secrets_path(database)
+    try:
+        text = _read(path)
+        if text is None and may_create:
+            _make(path)
+            text = _read(path)
+    except OSError as error:
+        raise SecretsFileError(f"The secrets file {path} cannot be used: {error.strerror}") from error
+    if text is None:
+        return None
+    found = _parse(text)
+    if found is None:
+        raise SecretsFileError(f"The secrets file {path} is damaged: put a backup of it back in its place")
+    return found
+
+
+def _read(path: Path) -> bytes | None:
+    try:
+        # Without O_NONBLOCK a named pipe in its place would hang the start.
+        handle = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
+    except FileNotFoundError:
+        return None
+    with os.fdopen(handle, "rb") as file:
+        mode = os.fstat(handle).st_mode
+        if not stat.S_ISREG(mode):
+            raise SecretsFileError(f"The secrets file {path} is not a regular file")
+        if mode & _OTHERS:
+            raise SecretsFileError(f"The secrets file {path} is open to group or others: run chmod 600 on it")
+        return file.read(_LARGEST)
+
+
+def _make(path: Path) -> None:
+    draft = path.with_name(f"{path.name}.{secrets.token_hex(8)}")
+    handle = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, _OWNER_ONLY)
+    try:
+        with os.fdopen(handle, "wb") as file:
+            file.write(_new_secrets())
+            file.flush()
+            os.fsync(handle)
+        _link(draft, path)
+    finally:
+        draft.unlink()
+    _sync_folder(path.parent)
+
+
+def _link(draft: Path, path: Path) -> None:
+    try:
+        path.hardlink_to(draft)
+    except FileExistsError:
+        return  # another process was faster: its secrets count
+
+
+def _sync_folder(folder: Path) -> None:
+    handle = os.open(folder, os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+def _new_secrets() -> bytes:
+    content = {
+        "version": _VERSION,
+        "jwt_secret": secrets.token_urlsafe(_SECRET_BYTES),
+        "ic_token_secret": secrets.token_urlsafe(_SECRET_BYTES),
+        "master_key": MasterKey.generate().to_base64(),
+    }
+    return json.dumps(content, indent=2).encode() + b"\n"
+
+
+def _parse(text: bytes) -> StoredSecrets | None:
+    try:
+        content = json.loads(text)
+    except (ValueError, RecursionError):
+        return None
+    if not isinstance(content, dict) or content.get("version") != _VERSION:
+        return None
+    jwt_secret, ic_token_secret = _long(content, "jwt_secret"), _long(content, "ic_token_secret")
+    master_key = _key(content)
+    if jwt_secret is None or ic_token_secret is None or master_key is None:
+        return None
+    return StoredSecrets(jwt_secret=jwt_secret, ic_token_secret=ic_token_secret, master_key=master_key)
+
+
+def _long(content: Mapping[str, object], name: str) -> str | None:
+    value = content.get(name)
+    return value if isinstance(value, str) and len(value) >= _MIN_CHARS else None
+
+
+def _key(content: Mapping[str, object]) -> MasterKey | None:
+    value = content.get("master_key")
+    try:
+        return MasterKey.from_base64(value) if isinstance(value, str) else None
+    except StartupError:
+        return None
