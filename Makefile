@@ -4,10 +4,13 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
-.PHONY: demo test check bench bench-full sim prices clean
+.PHONY: demo run test check bench bench-full sim prices clean
 
 demo: $(READY)
 	$(BIN)/ironcage demo
+
+run: $(READY)
+	$(BIN)/ironcage serve
 
 test: $(READY)
 	$(BIN)/python -m pytest -q -n auto
@@ -20,6 +23,7 @@ check: $(READY)
 
 bench: $(READY)
 	$(BIN)/python -m benchmarks.run
+	$(BIN)/python -m benchmarks.over_http
 
 bench-full: bench
 	$(BIN)/python -m benchmarks.memory

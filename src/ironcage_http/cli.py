@@ -3,7 +3,9 @@
 Exit codes: 0 done; 1 a check found differences; 2 wrong usage; 3 a start-up or storage error, with what to do about it.
 """
 
-import tempfile
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import click
@@ -11,15 +13,9 @@ from rich.console import Console
 
 from ironcage_core.domain.ids import is_id
 from ironcage_core.errors import IroncageError
-from ironcage_core.services.key_lending import Sealing
 from ironcage_core.services.verify import verify as verify_books
-from ironcage_http.demo import Cast, play, show_verification
-from ironcage_storage.prices import bundled_prices
-from ironcage_storage.sealed.ip_tokens import IpTokenSealer, open_ip_token
-from ironcage_storage.sealed.tokens import IcTokenSigner
-from ironcage_storage.sealed.vault import AesGcmVault, MasterKey
+from ironcage_http.verification import show_verification
 from ironcage_storage.sqlite.store import SqliteStore
-from ironcage_storage.system import SystemClock
 
 DIFFERENCES_FOUND = 1
 CANNOT_START = 3
@@ -39,6 +35,15 @@ def _console() -> Console:
     return Console(width=max(Console().width, 100), highlight=False)
 
 
+@contextmanager
+def _server_extra() -> Iterator[None]:
+    """Import what a bare install does not have; it needs no web server for the other commands."""
+    try:
+        yield
+    except ModuleNotFoundError as missing:
+        raise click.ClickException(f"{missing.name} is missing: pip install 'ironcage[server]'") from missing
+
+
 @click.group(context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(package_name="ironcage")
 def main() -> None:
@@ -47,24 +52,24 @@ def main() -> None:
 
 @main.command()
 def demo() -> None:
-    """Play one agent's day on a temporary database and check the books."""
-    console = _console()
-    clock = SystemClock()
-    with tempfile.TemporaryDirectory(prefix="ironcage-demo-") as folder:
-        file = Path(folder) / "demo.db"
-        console.print(f"[bold]database[/]    {file} (removed at the end)")
-        with SqliteStore(file, clock=clock) as store:
-            cast = Cast(
-                store=store,
-                sealing=Sealing(AesGcmVault(MasterKey.generate()), IpTokenSealer()),
-                signer=IcTokenSigner(MasterKey.generate().to_base64()),
-                prices=bundled_prices(),
-                unseal=open_ip_token,
-                now=clock.now,
-            )
-            holds = play(cast, console)
-    if not holds:
+    """Play one agent's day over HTTP on a temporary database and check the books."""
+    with _server_extra():
+        from ironcage_http.rehearsal import rehearse  # noqa: PLC0415 - as below
+    if not rehearse(_console()):
         raise SystemExit(DIFFERENCES_FOUND)
+
+
+@main.command()
+def serve() -> None:
+    """Serve the control plane over HTTP, as the environment says."""
+    with _server_extra():
+        from ironcage_http.serving import serve as serve_until_stopped  # noqa: PLC0415 - as below
+        from ironcage_http.settings import read_settings  # noqa: PLC0415 - as below
+    console = Console(stderr=True, soft_wrap=True, highlight=False)
+    try:
+        serve_until_stopped(read_settings(os.environ), console)
+    except IroncageError as error:
+        raise Refused(error) from error
 
 
 @main.command()

@@ -1,231 +1,212 @@
-"""One agent's day, played on a real database with real cryptography.
+"""One agent's day over real HTTP, against a provider of this machine, with real cryptography and a real database.
 
-A provider key, an agent with $5, a lease, two hundred priced calls, a refresh, a repeated report, an overshoot and a
-return; then the ledger, and the books recomputed.
+An admin logs in for the first time, stores a provider key and makes an agent with $5. Its runtime takes a lease, opens
+the provider key, makes two hundred calls, reports, refreshes, repeats a report, overshoots and returns; then the
+ledger, and the books recomputed.
 """
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from functools import partial
-from typing import TypeVar
+from decimal import Decimal
+from typing import Any, Final
 
+import httpx
+import msgspec
 from rich.console import Console
 from rich.progress import track
 from rich.table import Table
 
-from ironcage_core.domain.audit import SYSTEM
-from ironcage_core.domain.instants import format_instant
-from ironcage_core.domain.ledger import Balance, Entry
-from ironcage_core.domain.money import Micros, format_usd, parse_usd
-from ironcage_core.domain.prices import PriceTable
-from ironcage_core.domain.usage import UsageReport
-from ironcage_core.ports.lists import EntryFilter, Paging
-from ironcage_core.ports.secrecy import TokenSigner
-from ironcage_core.ports.storage import Store, UnitOfWork
-from ironcage_core.services.accounts import add_user
-from ironcage_core.services.agents import CreatedAgent, create_agent
-from ironcage_core.services.granting import Granted
-from ironcage_core.services.handshake import HandshakeRequest, handshake
-from ironcage_core.services.ic_tokens import authenticate
-from ironcage_core.services.key_lending import Sealing
-from ironcage_core.services.leasing import refresh, return_lease
-from ironcage_core.services.provider_keys import add_provider_key
-from ironcage_core.services.reporting import report, report_batch
-from ironcage_core.services.verify import Difference, Verification, verify
+from ironcage_http.fake_provider import FakeProvider
 
-T = TypeVar("T")
+MODEL: Final = "gpt-4o"
+CALLS: Final = 200
+ONE_BY_ONE: Final = 50
+BATCH: Final = 50
+TIMEOUT_S: Final = 30
+PROVIDER_SECRET: Final = "sk-demo-0123456789abcdefghij"  # noqa: S105 - made up; there is no such key
+CHOSEN_PASSWORD: Final = "a password for one day"  # noqa: S105 - of a database that lives as long as the demo
 
-MODEL = "gpt-4o"
-CALLS = 200
-ONE_BY_ONE = 50
-PROVIDER_SECRET = "sk-demo-0123456789abcdefghij"  # noqa: S105 - made up; there is no such key
-Unseal = Callable[..., str]
+_decode: Final = msgspec.json.Decoder(float_hook=Decimal).decode
+_encode: Final = msgspec.json.Encoder(decimal_format="number").encode
+
+
+class Api:
+    """A client of the control plane with one bearer token.
+
+    Args:
+        client: Sends the requests.
+        url: Where the server answers.
+        token: An access token or an IC token; None for none.
+    """
+
+    def __init__(self, client: httpx.Client, url: str, token: str | None = None) -> None:
+        self._client = client
+        self._base = f"{url}/api/v1"
+        self._headers = {"Authorization": f"Bearer {token}"} if token else {}
+
+    def get(self, path: str, **query: object) -> Any:  # noqa: ANN401 - JSON
+        """Return the JSON of a GET."""
+        params = {name: str(value) for name, value in query.items()}
+        return self._read(self._client.get(self._base + path, params=params, headers=self._headers))
+
+    def post(self, path: str, **body: object) -> Any:  # noqa: ANN401 - JSON
+        """Return the JSON of a POST."""
+        headers = {**self._headers, "Content-Type": "application/json"}
+        return self._read(self._client.post(self._base + path, content=_encode(body), headers=headers))
+
+    @staticmethod
+    def _read(response: httpx.Response) -> Any:  # noqa: ANN401 - JSON
+        if response.is_error:
+            raise RuntimeError(f"{response.request.url.path} answered {response.status_code}: {response.text}")
+        return _decode(response.content) if response.content else None
 
 
 @dataclass(frozen=True, slots=True)
-class Cast:
-    """Everything the day needs from outside."""
-
-    store: Store
-    sealing: Sealing
-    signer: TokenSigner
-    prices: PriceTable
-    unseal: Unseal
-    now: Callable[[], int]
-
-
 class Runtime:
-    """The agent's side: it holds the IC token, and calls."""
+    """The agent's side: it acts with its IC token, and calls the provider with the key of its lease."""
 
-    def __init__(self, cast: Cast, created: CreatedAgent) -> None:
-        self._cast = cast
-        self._token = created.ic_token.value
-        self.agent_id = created.agent.id
+    api: Api
+    client: httpx.Client
+    provider_url: str
 
-    def call(self, use_case: Callable[..., T], *args: object, **kwargs: object) -> T:
-        """Prove the token and run a use case as this agent."""
-        presented = self._cast.signer.prove(self._token, now=self._cast.now())
-
-        def as_agent(uow: UnitOfWork) -> T:
-            return use_case(uow, authenticate(uow, presented), *args, **kwargs)
-
-        return self._cast.store.write(as_agent)
-
-    def unsealed(self, granted: Granted) -> str:
-        """Return the provider key inside the lease's IP token."""
-        lease = granted.lease
-        return self._cast.unseal(
-            granted.ip_token,
-            ic_token=self._token,
-            agent_id=self.agent_id,
-            lease_id=lease.id,
-            provider=lease.provider,
-        )
+    def call(self, number: int, key: str) -> dict[str, object]:
+        """Call the provider and return what it says was used."""
+        body = {"model": MODEL, "messages": [{"role": "user", "content": "hello"}], "seed": number}
+        url = f"{self.provider_url}/chat/completions"
+        response = self.client.post(url, json=body, headers={"Authorization": f"Bearer {key}"})
+        usage = response.raise_for_status().json()["usage"]
+        return {"input_tokens": usage["prompt_tokens"], "output_tokens": usage["completion_tokens"]}
 
 
-def play(cast: Cast, console: Console) -> bool:
-    """Play the day and tell whether the books add up at its end."""
-    runtime = Runtime(cast, _prepare(cast, console))
-    granted = runtime.call(handshake, HandshakeRequest(requested=_usd("1.50")), sealing=cast.sealing)
-    is_key = runtime.unsealed(granted) == PROVIDER_SECRET
+def play(url: str, password: str, provider: FakeProvider, unseal: Callable[..., str], console: Console) -> bool:
+    """Play the day and tell whether everything went as it should.
+
+    Args:
+        url: Where the control plane answers.
+        password: The first admin's, to be changed at once.
+        provider: The provider that will be called.
+        unseal: Opens an IP token; as `open_ip_token`.
+        console: Where to tell about it.
+    """
+    with httpx.Client(timeout=TIMEOUT_S) as client:
+        return _play(client, url, password, provider, unseal, console)
+
+
+def _play(
+    client: httpx.Client, url: str, password: str, provider: FakeProvider, unseal: Callable[..., str], console: Console
+) -> bool:
+    admin = _log_in(client, url, password, console)
+    agent = _prepare(admin, provider, console)
+    token = agent["ic_token"]["token"]
+    runtime = Runtime(Api(client, url, token), client, provider.url)
+    lease = runtime.api.post("/budget/handshake", requested_budget=Decimal("1.50"), runtime_id="demo")
+    key = unseal(
+        lease["ip_token"], ic_token=token, agent_id=agent["id"], lease_id=lease["lease_id"], provider=lease["provider"]
+    )
+    is_key = key == PROVIDER_SECRET
     console.print(
-        f"[bold]handshake[/]   lent {format_usd(granted.new_money)}; "
+        f"[bold]handshake[/]   lent ${lease['budget_granted']}; "
         f"the IP token opens to the provider key: {'yes' if is_key else 'NO'}"
     )
-    lease_id = _spend(cast, runtime, granted, console)
-    again = runtime.call(report, _call_of(lease_id, CALLS), prices=cast.prices)
-    console.print(
-        f"[bold]duplicate[/]   the last report again: counted {'once' if again.booked.duplicate else 'TWICE'}"
-    )
-    over = _overshoot(runtime, cast, lease_id, again.booked.lease.held)
-    console.print(f"[bold]overshoot[/]   a call beyond the lease: {format_usd(over)} booked as overspend")
-    last = runtime.call(handshake, HandshakeRequest(requested=_usd("0.50")), sealing=cast.sealing)
-    closed = runtime.call(return_lease, last.lease.id)
-    console.print(
-        f"[bold]return[/]      a third lease of {format_usd(last.new_money)} is {closed.lease.status}; "
-        f"{format_usd(closed.returned)} went back"
-    )
-    checked = cast.store.read(verify)
-    _show_ledger(cast, runtime.agent_id, console)
-    _show_balance(closed.balance, console)
-    show_verification(checked, console)
-    return checked.holds and is_key and again.booked.duplicate and over > 0
+    lease_id = _spend(runtime, lease["lease_id"], key, console)
+    again = runtime.api.post("/budget/report", **_report(lease_id, CALLS, runtime.call(CALLS, key)))
+    console.print(f"[bold]duplicate[/]   the last report again: counted {'once' if again['duplicate'] else 'TWICE'}")
+    over = _overshoot(runtime.api, lease_id, again["lease_remaining_usd"])
+    console.print(f"[bold]overshoot[/]   a call beyond the lease: ${over} booked as overspend")
+    closed = _lend_and_return(runtime.api, console)
+    _show_ledger(admin, agent["id"], console)
+    _show_balance(admin.get("/budget", agent_id=agent["id"]), console)
+    console.print(f"[bold]provider[/]    accepted {provider.accepted} calls with the key, refused {provider.refused}")
+    return is_key and bool(again["duplicate"]) and over > 0 and bool(closed) and provider.refused == 0
 
 
-def _prepare(cast: Cast, console: Console) -> CreatedAgent:
-    admin = cast.store.write(partial(add_user, username="admin", email="admin@localhost", role="admin", actor=SYSTEM))
-    key = cast.store.write(
-        partial(add_provider_key, provider="openai", api_key=PROVIDER_SECRET, actor=SYSTEM, vault=cast.sealing.vault)
-    )
-    console.print(f"[bold]provider[/]    {key.provider} key {key.masked_key}, encrypted at rest")
-    created = cast.store.write(
-        partial(
-            create_agent,
-            name="demo",
-            budget=_usd("5"),
-            owner_id=admin.id,
-            provider_key_ids=[key.id],
-            actor=SYSTEM,
-            signer=cast.signer,
-        )
-    )
-    console.print(f"[bold]agent[/]       {created.agent.id} may spend {format_usd(created.balance.allocated)}")
-    return created
+def _log_in(client: httpx.Client, url: str, password: str, console: Console) -> Api:
+    nobody = Api(client, url)
+    first = Api(client, url, nobody.post("/auth/login", username="admin", password=password)["access_token"])
+    first.post("/auth/change-password", current_password=password, new_password=CHOSEN_PASSWORD)
+    session = nobody.post("/auth/login", username="admin", password=CHOSEN_PASSWORD)
+    console.print(f"[bold]login[/]       {session['user']['email']} ({session['user']['role']}), password changed")
+    return Api(client, url, session["access_token"])
 
 
-def _spend(cast: Cast, runtime: Runtime, granted: Granted, console: Console) -> str:
-    """Report the calls, some one by one, the rest in batches, refreshing when told to; return the last lease."""
-    lease_id = granted.lease.id
+def _prepare(admin: Api, provider: FakeProvider, console: Console) -> dict[str, Any]:
+    key = admin.post("/providers", provider="openai", api_key=PROVIDER_SECRET, base_url=provider.url)
+    console.print(f"[bold]key[/]         {key['provider']} key {key['masked_key']}, encrypted at rest")
+    agent: dict[str, Any] = admin.post("/agents", name="demo", budget=5, providers=[key["id"]])
+    console.print(f"[bold]agent[/]       {agent['id']} may spend ${agent['budget']}")
+    return agent
+
+
+def _spend(runtime: Runtime, lease_id: str, key: str, console: Console) -> str:
+    """Make the calls and report them, some one by one, the rest in batches behind a refresh; return the last lease."""
     for number in track(range(1, ONE_BY_ONE + 1), "calls one by one", console=console, transient=True):
-        runtime.call(report, _call_of(lease_id, number), prices=cast.prices)
-    refreshed = runtime.call(refresh, lease_id, _usd("2"), sealing=cast.sealing)
-    if not isinstance(refreshed, Granted):
-        raise TypeError("the refresh was denied")
-    lease_id = refreshed.lease.id
+        runtime.api.post("/budget/report", **_report(lease_id, number, runtime.call(number, key)))
+    refreshed = runtime.api.post("/budget/refresh", lease_id=lease_id, requested_budget=2)
     console.print(
-        f"[bold]refresh[/]     {format_usd(refreshed.new_money)} new, "
-        f"{format_usd(refreshed.rolled_over)} rolled over from the first lease"
+        f"[bold]refresh[/]     ${refreshed['budget_granted']} new, "
+        f"${refreshed['rolled_over_usd']} rolled over from the first lease"
     )
+    last: str = refreshed["lease_id"]
     for batch in track(list(_batches()), "calls in batches", console=console, transient=True):
-        outcome = runtime.call(report_batch, [_call_of(lease_id, number) for number in batch], prices=cast.prices)
-        if outcome.rejected:
-            raise ValueError(f"{outcome.rejected} reports were rejected")
-    console.print(f"[bold]calls[/]       {CALLS} calls of {MODEL}, priced by the table of {cast.prices.date}")
-    return lease_id
+        reports = [_report(last, number, runtime.call(number, key)) for number in batch]
+        outcome = runtime.api.post("/budget/report", reports=reports)
+        if not outcome["success"]:
+            raise RuntimeError(f"{outcome['rejected']} reports were rejected")
+    console.print(f"[bold]calls[/]       {CALLS} calls of {MODEL}, priced by the server's table")
+    return last
 
 
 def _batches() -> Iterator[range]:
-    for start in range(ONE_BY_ONE + 1, CALLS + 1, 50):
-        yield range(start, min(start + 50, CALLS + 1))
+    for start in range(ONE_BY_ONE + 1, CALLS + 1, BATCH):
+        yield range(start, min(start + BATCH, CALLS + 1))
 
 
-def _call_of(lease_id: str, number: int) -> UsageReport:
-    return UsageReport(
-        lease_id=lease_id,
-        request_id=f"call-{number:04d}",
-        model=MODEL,
-        provider="openai",
-        input_tokens=1000 + 7 * number,
-        output_tokens=300 + 3 * number,
+def _report(lease_id: str, number: int, usage: dict[str, object]) -> dict[str, object]:
+    return {
+        "lease_id": lease_id, "request_id": f"call-{number:04d}", "model": MODEL, "provider": "openai", **usage,
+    }  # fmt: skip
+
+
+def _overshoot(api: Api, lease_id: str, held: Decimal) -> Decimal:
+    booked = api.post(
+        "/budget/report", lease_id=lease_id, request_id="call-beyond", model=MODEL, provider="openai",
+        cost_usd=held + Decimal("0.25"), tokens=100_000,
+    )  # fmt: skip
+    return Decimal(booked["overspent_usd"])
+
+
+def _lend_and_return(api: Api, console: Console) -> bool:
+    last = api.post("/budget/handshake", requested_budget=Decimal("0.50"))
+    closed = api.post("/budget/return", lease_id=last["lease_id"])
+    console.print(
+        f"[bold]return[/]      a third lease of ${last['budget_granted']} is {closed['lease_status']}; "
+        f"${closed['returned_usd']} went back"
     )
+    return bool(closed["lease_status"] == "closed" and closed["returned_usd"] == last["budget_granted"])
 
 
-def _overshoot(runtime: Runtime, cast: Cast, lease_id: str, held: Micros) -> Micros:
-    too_much = UsageReport(
-        lease_id=lease_id,
-        request_id="call-beyond",
-        model=MODEL,
-        provider="openai",
-        cost=held + _usd("0.25"),
-        tokens=100_000,
-    )
-    return runtime.call(report, too_much, prices=cast.prices).booked.overspent
-
-
-def _show_ledger(cast: Cast, agent_id: str, console: Console) -> None:
-    page = cast.store.read(lambda uow: uow.ledger.page(EntryFilter(agent_id=agent_id), Paging(1, 10_000)))
-    entries = list(reversed(page.rows))
-    table = Table(title=f"Ledger: {page.total} entries", title_justify="left")
-    for column in ("seq", "time", "kind", "cause", "amount", "spent", "held", "remaining"):
+def _show_ledger(admin: Api, agent_id: str, console: Console) -> None:
+    newest = admin.get("/budget/ledger", agent_id=agent_id, per_page=6)
+    total = newest["pagination"]["total"]
+    oldest = admin.get("/budget/ledger", agent_id=agent_id, per_page=4, page=-(-total // 4))
+    table = Table(title=f"Ledger: {total} entries", title_justify="left")
+    for column in ("seq", "time", "kind", "cause", "amount", "spent", "held"):
         table.add_column(column, justify="left" if column in {"time", "kind", "cause"} else "right")
-    head, tail = 4, 6
-    shown = entries if len(entries) <= head + tail else [*entries[:head], None, *entries[-tail:]]
-    for entry in shown:
-        table.add_row(*(_cells(entry) if entry else ["…"] * 8))
+    for entry in reversed(oldest["data"]):
+        table.add_row(*_cells(entry))
+    table.add_row(*["…"] * 7)
+    for entry in reversed(newest["data"]):
+        table.add_row(*_cells(entry))
     console.print(table)
 
 
-def _cells(entry: Entry) -> list[str]:
-    remaining = entry.allocated_after - entry.spent_after - entry.held_after
-    amounts = (entry.amount, entry.spent_after, entry.held_after, remaining)
-    return [str(entry.seq), format_instant(entry.posted_at)[11:-1], entry.kind, entry.cause, *map(format_usd, amounts)]
+def _cells(entry: dict[str, Any]) -> list[str]:
+    amounts = (f"${entry[name]:.6f}" for name in ("amount", "spent_after", "held_after"))
+    return [str(entry["seq"]), entry["posted_at"][11:-1], entry["kind"], entry["cause"], *amounts]
 
 
-def _show_balance(balance: Balance, console: Console) -> None:
+def _show_balance(budget: dict[str, Any], console: Console) -> None:
     console.print(
-        f"[bold]balance[/]     allocated {format_usd(balance.allocated)} = spent {format_usd(balance.spent)}"
-        f" + held {format_usd(balance.held)} + remaining {format_usd(balance.remaining)}"
+        f"[bold]balance[/]     allocated ${budget['total_allocated']} = spent ${budget['total_spent']}"
+        f" + held ${budget['budget_held']} + remaining ${budget['budget_remaining']}"
     )
-
-
-def show_verification(checked: Verification, console: Console) -> None:
-    """Print what was recomputed and each difference found."""
-    console.print(
-        f"[bold]verify[/]      {checked.agents} agents, {checked.leases} leases, {checked.entries} ledger entries"
-        f" and {checked.audit_rows} audit rows recomputed: "
-        + ("[green]everything adds up[/]" if checked.holds else f"[red]{len(checked.differences)} differences[/]")
-    )
-    if checked.holds:
-        return
-    table = Table("what", "number", "stored", "recomputed")
-    for difference in checked.differences:
-        table.add_row(*_difference_cells(difference))
-    console.print(table)
-
-
-def _difference_cells(difference: Difference) -> list[str]:
-    return [difference.subject, difference.number, str(difference.stored), str(difference.recomputed)]
-
-
-def _usd(text: str) -> Micros:
-    return parse_usd(text, field="amount")

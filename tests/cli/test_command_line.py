@@ -62,6 +62,7 @@ def test_verify_says_that_a_sound_database_adds_up(database: Path) -> None:
         (["UPDATE agent_budgets SET allocated = allocated * 2"], "allocated"),
         (["UPDATE leases SET granted = granted + 1"], "granted"),
         (["UPDATE leases SET unattributed = 5"], "total spent"),
+        (["UPDATE leases SET due_at = expires_at + 1"], "due_at"),
         (["UPDATE bank_months SET spent = 0"], "bank spent"),
         (["UPDATE bank_holds SET held = held - 1"], "bank held"),
         (["UPDATE ledger_counts SET n = n + 1"], "number of adjust entries"),

@@ -1,0 +1,87 @@
+"""Credentials: what a request carries, by kind and carrier, before anything of it is believed.
+
+A bearer token may be of any kind; its form tells which (contract identity.md 2). Two different values of one kind are
+refused, because nobody could say which was meant.
+"""
+
+import base64
+import binascii
+import json
+import re
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from typing import Final
+
+from ironcage_http.errors import AmbiguousCredentialsError
+
+_API_TOKEN: Final = re.compile(r"at_[A-Za-z0-9_-]{43}")
+_REFRESH: Final = "rt_"
+
+
+@dataclass(frozen=True, slots=True)
+class Presented:
+    """The credentials of one request; never shown."""
+
+    ic: str | None = field(repr=False)
+    session: str | None = field(repr=False)
+    api: str | None = field(repr=False)
+    refresh: str | None = field(repr=False)
+
+    @property
+    def has_user(self) -> bool:
+        """Whether a user's credential came in its own carrier."""
+        return any((self.session, self.api, self.refresh))
+
+
+def presented(headers: Mapping[str, str], body_ic_token: str | None = None) -> Presented:
+    """Sort the credentials of a request by kind.
+
+    Raises:
+        AmbiguousCredentialsError: Two different ones of one kind.
+    """
+    bearer = bearer_of(headers)
+    kind = _kind_of(bearer) if bearer else None
+    ic_carriers = [headers.get("x-ic-token"), body_ic_token, bearer if kind == "ic" else None]
+    return Presented(
+        ic=_one_of(_bare(value) for value in ic_carriers if value),
+        session=bearer if kind == "session" else None,
+        api=_one_of(value for value in (headers.get("x-api-token"), bearer if kind == "api" else None) if value),
+        refresh=bearer if kind == "refresh" else None,
+    )
+
+
+def _one_of(values: Iterable[str]) -> str | None:
+    distinct = set(values)
+    if len(distinct) > 1:
+        raise AmbiguousCredentialsError("Two different credentials of one kind were sent")
+    return next(iter(distinct), None)
+
+
+def _bare(value: str) -> str:
+    return value.strip().removeprefix("ic_")
+
+
+def bearer_of(headers: Mapping[str, str]) -> str | None:
+    """Return the bearer token of a request, the scheme's name in whatever case."""
+    scheme, _, value = (headers.get("authorization") or "").strip().partition(" ")
+    return (value.strip() or None) if scheme.lower() == "bearer" else None
+
+
+def _kind_of(value: str) -> str:
+    if value.startswith(_REFRESH):
+        return "refresh"
+    if _API_TOKEN.fullmatch(value) or value.startswith("at_"):
+        return "api"
+    return "session" if _claimed_type(value) == "access" else "ic"
+
+
+def _claimed_type(value: str) -> object:
+    """Return the unproven `typ` claim of a JWT, only to tell the kinds apart; None if it has none."""
+    parts = value.split(".")
+    if len(parts) != 3:
+        return None
+    try:
+        claims = json.loads(base64.urlsafe_b64decode(parts[1] + "=" * (-len(parts[1]) % 4)))
+    except (ValueError, binascii.Error, RecursionError):
+        return None
+    return claims.get("typ") if isinstance(claims, dict) else None

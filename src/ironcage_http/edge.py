@@ -1,0 +1,99 @@
+"""The edge: what every answer carries, whoever made it: request id, security headers, CORS, and a count of itself.
+
+An ASGI wrapper around the whole app, so that Litestar's own answers pass through it too. Source: contract identity.md
+1 and 9.
+"""
+
+import re
+import secrets
+from collections.abc import Sequence
+from time import perf_counter
+from typing import Any, Final
+
+from litestar.enums import ScopeType
+from litestar.types import ASGIApp, HTTPScope, Message, Receive, Scope, Send
+
+from ironcage_http.metrics import Metrics
+
+_REQUEST_ID: Final = re.compile(r"[A-Za-z0-9._-]{1,64}")
+_SECURITY: Final = (
+    (b"x-content-type-options", b"nosniff"),
+    (b"x-frame-options", b"DENY"),
+    (b"referrer-policy", b"no-referrer"),
+)
+_POLICY: Final = (b"content-security-policy", b"default-src 'none'; frame-ancestors 'none'")
+_TRANSPORT: Final = (b"strict-transport-security", b"max-age=31536000; includeSubDomains")
+_NO_STORE: Final = (b"cache-control", b"no-store")
+_NEVER_STORED: Final = re.compile(r"/api(/v1)?/(auth|keys|tokens|api-tokens)(/|$)")
+_EXPOSED: Final = b"X-Request-Id, Retry-After, X-RateLimit-Limit, X-RateLimit-Remaining, X-RateLimit-Reset"
+_PREFLIGHT: Final = (
+    (b"access-control-allow-methods", b"GET, POST, PUT, PATCH, DELETE, OPTIONS"),
+    (b"access-control-allow-headers", b"Authorization, Content-Type, X-API-Token, X-IC-Token, X-Request-Id"),
+    (b"access-control-max-age", b"600"),
+)
+
+Headers = list[tuple[bytes, bytes]]
+
+
+class Edge:
+    """Wraps an app.
+
+    Args:
+        app: What answers.
+        origins: Which origins a browser may call from.
+        is_production: Whether browsers are told to use TLS only.
+        metrics: Where requests are counted.
+    """
+
+    def __init__(self, app: ASGIApp, *, origins: Sequence[str], is_production: bool, metrics: Metrics) -> None:
+        self._app = app
+        self._origins = frozenset(origin.encode() for origin in origins)
+        self._always = [*_SECURITY, *([_TRANSPORT] if is_production else [])]
+        self._metrics = metrics
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Answer one request."""
+        if scope["type"] != ScopeType.HTTP:
+            await self._app(scope, receive, send)
+        else:
+            await self._answer(scope, receive, send)
+
+    async def _answer(self, scope: HTTPScope, receive: Receive, send: Send) -> None:
+        sent = dict(scope["headers"])
+        request_id = _request_id(sent.get(b"x-request-id"))
+        state: dict[str, Any] = scope.setdefault("state", {})
+        state["request_id"] = request_id
+        headers = self._headers(scope["path"], sent.get(b"origin"), request_id)
+        if scope["method"] == "OPTIONS" and b"access-control-request-method" in sent and b"origin" in sent:
+            await _answer_preflight(send, headers, is_allowed=sent[b"origin"] in self._origins)
+            return
+        start = perf_counter()
+
+        async def decorated(message: Message) -> None:
+            if message["type"] == "http.response.start":
+                self._metrics.count(scope, message["status"], perf_counter() - start)
+                given = {name.lower() for name, _ in message["headers"]}
+                added = [(name, value) for name, value in headers if name not in given]
+                message["headers"] = [*message["headers"], *added]
+            await send(message)
+
+        await self._app(scope, receive, decorated)
+
+    def _headers(self, path: str, origin: bytes | None, request_id: str) -> Headers:
+        headers: Headers = [(b"x-request-id", request_id.encode()), *self._always, _POLICY, (b"vary", b"Origin")]
+        if _NEVER_STORED.match(path):
+            headers.append(_NO_STORE)
+        if origin in self._origins and origin is not None:
+            headers += [(b"access-control-allow-origin", origin), (b"access-control-expose-headers", _EXPOSED)]
+        return headers
+
+
+def _request_id(sent: bytes | None) -> str:
+    text = (sent or b"").decode("latin-1")
+    return text if _REQUEST_ID.fullmatch(text) else secrets.token_hex(8)
+
+
+async def _answer_preflight(send: Send, headers: Headers, *, is_allowed: bool) -> None:
+    allowed = list(_PREFLIGHT) if is_allowed else []
+    await send({"type": "http.response.start", "status": 204, "headers": [*headers, *allowed]})
+    await send({"type": "http.response.body", "body": b"", "more_body": False})

@@ -1,0 +1,171 @@
+"""The description of the interface: OpenAPI 3.1, made from the same table the routes are registered from."""
+
+import html
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from http import HTTPStatus
+from importlib.metadata import version
+from types import MappingProxyType
+from typing import Any, Final
+
+import msgspec
+
+from ironcage_core.errors import IroncageError
+from ironcage_http.errors import status_of
+from ironcage_http.routing import Access, Route
+
+BASE: Final = "/api/v1"
+
+_TOKEN_CODES: Final = ("AUTH_MISSING_TOKEN", "AUTH_INVALID_TOKEN", "AUTH_TOKEN_EXPIRED", "AUTH_WRONG_TOKEN_TYPE")
+_USER_CODES: Final = (*_TOKEN_CODES, "AUTH_TOKEN_REVOKED", "AUTH_ACCOUNT_DISABLED", "PASSWORD_CHANGE_REQUIRED")
+ACCESS_CODES: Final[Mapping[Access, tuple[str, ...]]] = MappingProxyType(
+    {
+        "public": (),
+        "ic": (*_TOKEN_CODES, "AMBIGUOUS_CREDENTIALS"),
+        "any": (*_USER_CODES, "AMBIGUOUS_CREDENTIALS", "AGENT_TOKEN_FORBIDDEN"),
+        "user": (*_USER_CODES, "AMBIGUOUS_CREDENTIALS", "AGENT_TOKEN_FORBIDDEN"),
+        "admin": (*_USER_CODES, "AMBIGUOUS_CREDENTIALS", "AGENT_TOKEN_FORBIDDEN", "FORBIDDEN"),
+    }
+)
+"""What a route may refuse with because of who calls."""
+
+BODY_CODES: Final = ("MALFORMED_JSON", "VALIDATION_ERROR", "UNSUPPORTED_MEDIA_TYPE", "PAYLOAD_TOO_LARGE")
+ALWAYS: Final = ("INTERNAL_ERROR", "SERVICE_UNAVAILABLE")
+_SECURITY: Final[Mapping[Access, list[dict[str, list[str]]]]] = MappingProxyType(
+    {
+        "public": [],
+        "ic": [{"icToken": []}, {"bearer": []}],
+        "any": [{"bearer": []}, {"icToken": []}],
+        "user": [{"bearer": []}],
+        "admin": [{"bearer": []}],
+    }
+)
+
+
+class ErrorView(msgspec.Struct, frozen=True):
+    """Every refusal: a sentence for a person, a code and facts for a program."""
+
+    error: str
+    code: str
+    details: dict[str, Any]
+
+
+def codes_of(route: Route) -> dict[str, int]:
+    """Return every code a route may refuse with, and its status."""
+    codes = [*ACCESS_CODES[route.access], *route.codes, *ALWAYS]
+    if route.body is not None:
+        codes += BODY_CODES
+    if route.method == "GET" and route.access != "public":
+        codes.append("VALIDATION_ERROR")
+    known = _statuses()
+    return {code: known[code] for code in dict.fromkeys(codes)}
+
+
+def _statuses() -> dict[str, int]:
+    statuses = {"PAYLOAD_TOO_LARGE": 413, "INTERNAL_ERROR": 500}
+    for kind in _all_errors(IroncageError):
+        statuses.setdefault(kind.code, _status_of_kind(kind))
+    return statuses
+
+
+def _all_errors(kind: type[IroncageError]) -> Iterable[type[IroncageError]]:
+    yield kind
+    for narrower in kind.__subclasses__():
+        yield from _all_errors(narrower)
+
+
+def _status_of_kind(kind: type[IroncageError]) -> int:
+    blank = IroncageError.__new__(kind)
+    return status_of(blank)
+
+
+def describe(routes: Sequence[Route]) -> dict[str, Any]:
+    """Return the OpenAPI document of the routes."""
+    models = {model for route in routes for model in (route.body, route.answer) if model is not None} | {ErrorView}
+    ordered = sorted(models, key=lambda model: model.__name__)
+    schemas, components = msgspec.json.schema_components(ordered, ref_template="#/components/schemas/{name}")
+    refs = dict(zip(ordered, schemas, strict=True))
+    paths: dict[str, dict[str, Any]] = {}
+    for route in routes:
+        paths.setdefault(f"{BASE}{route.path}", {})[route.method.lower()] = _operation(route, refs)
+    return {
+        "openapi": "3.1.0",
+        "info": {
+            "title": "ironcage",
+            "version": version("ironcage"),
+            "description": "Lends AI agents a hard budget and a sealed provider key. Amounts are USD, exact.",
+            "license": {"name": "Apache-2.0", "identifier": "Apache-2.0"},
+        },
+        "paths": paths,
+        "components": {
+            "schemas": components,
+            "securitySchemes": {
+                "bearer": {"type": "http", "scheme": "bearer"},
+                "icToken": {"type": "apiKey", "in": "header", "name": "X-IC-Token"},
+            },
+        },
+    }
+
+
+def _operation(route: Route, refs: Mapping[Any, Any]) -> dict[str, Any]:
+    responses: dict[str, Any] = {str(route.status): {"description": HTTPStatus(route.status).phrase}}
+    if route.answer is not None:
+        responses[str(route.status)]["content"] = {"application/json": {"schema": refs[route.answer]}}
+    by_status: dict[int, list[str]] = {}
+    for code, status in codes_of(route).items():
+        by_status.setdefault(status, []).append(code)
+    for status, codes in sorted(by_status.items()):
+        example = {"error": HTTPStatus(status).phrase, "code": codes[0], "details": {}}
+        responses[str(status)] = {
+            "description": ", ".join(codes),
+            "content": {"application/json": {"schema": refs[ErrorView], "example": example}},
+        }
+    operation: dict[str, Any] = {
+        "operationId": "_".join([route.method.lower(), *re.findall(r"\w+", route.path)]),
+        "summary": route.summary,
+        "tags": [route.path.strip("/").partition("/")[0]],
+        "security": _SECURITY[route.access],
+        "parameters": [
+            {"name": name, "in": "path", "required": True, "schema": {"type": "string"}}
+            for name in re.findall(r"{(\w+)}", route.path)
+        ],
+        "responses": responses,
+    }
+    if route.body is not None:
+        content = {"schema": refs[route.body], **({"example": route.example} if route.example is not None else {})}
+        operation["requestBody"] = {"content": {"application/json": content}}
+    return operation
+
+
+_STYLE: Final = """body{font:16px/1.5 system-ui,sans-serif;max-width:60rem;margin:2rem auto;padding:0 1rem}
+code,pre{font-family:ui-monospace,monospace}pre{background:#f4f4f4;padding:.5rem;overflow:auto}
+summary{cursor:pointer;padding:.3rem 0}b{display:inline-block;min-width:4.5rem}
+td{padding-right:1rem;vertical-align:top}"""
+
+
+def page(document: Mapping[str, Any]) -> str:
+    """Return the document as a page for people: plain HTML, nothing loaded from anywhere."""
+    operations = [
+        _section(path, method, operation)
+        for path, methods in document["paths"].items()
+        for method, operation in methods.items()
+    ]
+    return (
+        "<!doctype html><html lang=en><meta charset=utf-8><title>ironcage API</title>"
+        f"<style>{_STYLE}</style><h1>ironcage API {html.escape(document['info']['version'])}</h1>"
+        f"<p>{html.escape(document['info']['description'])} "
+        "The machine-readable form is <a href=openapi.json>openapi.json</a>.</p>" + "".join(operations)
+    )
+
+
+def _section(path: str, method: str, operation: Mapping[str, Any]) -> str:
+    rows = "".join(
+        f"<tr><td>{status}</td><td>{html.escape(response['description'])}</td></tr>"
+        for status, response in operation["responses"].items()
+    )
+    body = operation.get("requestBody", {}).get("content", {}).get("application/json", {}).get("example")
+    shown = "" if body is None else f"<pre>{html.escape(msgspec.json.encode(body).decode())}</pre>"
+    return (
+        f"<details><summary><b>{method.upper()}</b> <code>{html.escape(path)}</code> "
+        f"{html.escape(operation['summary'])}</summary>{shown}<table>{rows}</table></details>"
+    )

@@ -1,0 +1,162 @@
+"""Query parameters: read one by one, with everything that is wrong told at once.
+
+A known parameter that is empty or repeated is refused; one that nobody asks for is ignored. Reading never raises: what
+is wrong waits until `check`, because a caller's standing is judged before what he asks for.
+"""
+
+import re
+from collections.abc import Callable, Collection, Mapping
+from datetime import date
+from typing import Final, TypeVar
+
+from ironcage_core.domain.ids import MASTER_PROJECT, ORPHANED_PROJECT, Prefix, is_id
+from ironcage_core.domain.instants import MS_PER_DAY, Instant, parse_instant
+from ironcage_core.domain.texts import text_problem
+from ironcage_core.errors import ValidationError
+from ironcage_core.ports.lists import Paging
+
+C = TypeVar("C", bound=str)
+R = TypeVar("R")
+
+MAX_PER_PAGE: Final = 100
+"""What people may ask for over a wire."""
+
+MAX_PAGE: Final = 10**12
+
+_INTEGER: Final = re.compile(r"[0-9]{1,19}", re.ASCII)
+_DATE: Final = re.compile(r"[0-9]{4}-[0-9]{2}-[0-9]{2}", re.ASCII)
+_EPOCH_DAY: Final = date(1970, 1, 1).toordinal()
+_WELL_KNOWN: Final = frozenset((MASTER_PROJECT, ORPHANED_PROJECT))
+
+
+class _BadValueError(Exception):
+    """What is wrong with one value."""
+
+
+class Query:
+    """The query parameters of one request, and what is wrong with them.
+
+    Args:
+        given: Every parameter with its values, in their order.
+    """
+
+    __slots__ = ("_given", "problems")
+
+    def __init__(self, given: Mapping[str, list[str]]) -> None:
+        self._given = given
+        self.problems: dict[str, str] = {}
+
+    def check(self) -> None:
+        """Refuse what is wrong with the parameters read so far.
+
+        Raises:
+            ValidationError: One or more break a rule; each is named.
+        """
+        if self.problems:
+            raise ValidationError(self.problems)
+
+    def text(self, name: str, *, longest: int = 100) -> str | None:
+        """Return a text of 1 to `longest` characters."""
+
+        def reading(value: str) -> str:
+            if problem := text_problem(value, longest=longest):
+                raise _BadValueError(problem)
+            return value
+
+        return self._read(name, reading)
+
+    def choice(self, name: str, allowed: Collection[C]) -> C | None:
+        """Return one of the allowed words."""
+
+        def reading(value: str) -> C:
+            for word in allowed:
+                if word == value:
+                    return word
+            raise _BadValueError(f"must be one of {_spelled(allowed)}")
+
+        return self._read(name, reading)
+
+    def flag(self, name: str) -> bool | None:
+        """Return a boolean, written `true` or `false`."""
+        word = self.choice(name, ("true", "false"))
+        return None if word is None else word == "true"
+
+    def id(self, name: str, prefix: Prefix) -> str | None:
+        """Return a well-formed id, or one of the well-known ones of its kind."""
+
+        def reading(value: str) -> str:
+            if is_id(value, prefix) or (prefix == "proj" and value in _WELL_KNOWN):
+                return value
+            raise _BadValueError(f"must be {prefix}_ and 32 hex digits")
+
+        return self._read(name, reading)
+
+    def instant(self, name: str, *, is_end: bool = False) -> Instant | None:
+        """Return an RFC 3339 time, or where a UTC day that is written as a date starts.
+
+        Args:
+            name: The parameter.
+            is_end: Whether it ends a range, exclusive; a date then means where the next day starts, so that the
+                day belongs to the range.
+        """
+
+        def reading(value: str) -> Instant:
+            try:
+                if not _DATE.fullmatch(value):
+                    return parse_instant(value, field=name)
+                day = date.fromisoformat(value).toordinal() - _EPOCH_DAY
+            except (ValidationError, ValueError):
+                raise _BadValueError("must be an RFC 3339 time with an offset such as Z, or a date") from None
+            return (day + is_end) * MS_PER_DAY
+
+        return self._read(name, reading)
+
+    def sort(self, allowed: Collection[C], *, default: str) -> tuple[C, bool]:
+        """Return the field to sort by and whether the order is descending, written as a `-` before it."""
+
+        def reading(value: str) -> tuple[C, bool]:
+            for word in allowed:
+                if value.removeprefix("-") == word:
+                    return word, value.startswith("-")
+            raise _BadValueError(f"must be one of {_spelled(allowed)}, with or without a leading -")
+
+        return self._read("sort", reading) or reading(default)
+
+    def paging(self, *, per_page: int = 50) -> Paging:
+        """Return which page is asked for; `per_page` is the default."""
+        return Paging(self._integer("page", 1, MAX_PAGE), self._integer("per_page", per_page, MAX_PER_PAGE))
+
+    def unsupported(self, *names: str) -> None:
+        """Refuse parameters that have a meaning which is not there yet, rather than to answer as if it were."""
+        for name in names:
+            if name in self._given:
+                self.problems[name] = "is not supported yet"
+
+    def _integer(self, name: str, default: int, most: int) -> int:
+        def reading(value: str) -> int:
+            number = int(value) if _INTEGER.fullmatch(value) else 0
+            if not 1 <= number <= most:
+                raise _BadValueError(f"must be an integer from 1 to {most}")
+            return number
+
+        return self._read(name, reading) or default
+
+    def _read(self, name: str, reading: Callable[[str], R]) -> R | None:
+        values = self._given.get(name)
+        if not values:
+            return None
+        if len(values) > 1:
+            self.problems[name] = "may be given only once"
+            return None
+        if not values[0]:
+            self.problems[name] = "may not be empty"
+            return None
+        try:
+            return reading(values[0])
+        except _BadValueError as bad:
+            self.problems[name] = str(bad)
+            return None
+
+
+def _spelled(words: Collection[str]) -> str:
+    return ", ".join(sorted(words))

@@ -1,0 +1,143 @@
+"""Budgets, leases and the ledger, to look at: what an agent may still spend, and where the money went."""
+
+from decimal import ROUND_HALF_UP, Decimal
+from typing import Any, Final
+
+import msgspec
+from litestar.response.base import ASGIResponse
+
+from ironcage_core.domain.agents import Agent
+from ironcage_core.domain.ic_tokens import AgentIdentity
+from ironcage_core.domain.ledger import Balance
+from ironcage_core.ports.lists import BalanceFilter, BudgetTotals, Page
+from ironcage_core.ports.storage import UnitOfWork
+from ironcage_core.services.agent_records import live_agent
+from ironcage_core.services.allocations import BankView as Bank
+from ironcage_core.services.allocations import BudgetView as Budget
+from ironcage_core.services.allocations import budget_of, list_budgets
+from ironcage_http.calls import Call, answer, listed
+from ironcage_http.queries import Query
+from ironcage_http.routing import Route
+from ironcage_http.visibility import check_sees, owner_of
+from ironcage_http.wire import amount, moment
+
+RISKS: Final = ((50, "low"), (80, "medium"), (95, "high"), (100, "critical"))
+"""Below which percentage of the allocation spent a risk level ends. Source: contract budget.md 5.6."""
+BUDGET_STATUSES: Final = ("active", "exhausted", "inactive")
+
+
+class BankView(msgspec.Struct, frozen=True):
+    """The owner's month."""
+
+    period: str
+    cap: Decimal
+    spent: Decimal
+    held: Decimal
+    available: Decimal
+    resets_at: str | None
+
+
+class BudgetView(msgspec.Struct, frozen=True, omit_defaults=True):
+    """One agent's budget."""
+
+    budget_id: str
+    agent_id: str
+    agent_name: str
+    owner_id: str
+    status: str
+    total_allocated: Decimal
+    total_spent: Decimal
+    overspent: Decimal
+    budget_held: Decimal
+    budget_remaining: Decimal
+    percent_used: Decimal
+    risk_level: str
+    open_leases: int
+    updated_at: str | None
+    bank: BankView | None = None
+
+
+async def get_budget(call: Call) -> ASGIResponse:
+    """Return one agent's budget, or the list of those the caller may see."""
+    who = call.caller()
+    query = Query(call.query)
+    agent_id = query.text("agent_id")
+    status = query.choice("status", BUDGET_STATUSES)
+    query.choice("sort", ("-created_at",))  # the one order there is
+    paging = query.paging()
+
+    def use_case(uow: UnitOfWork) -> Budget | tuple[Page[Any], BudgetTotals, dict[str, int]]:
+        caller = who(uow)
+        query.check()
+        if isinstance(caller, AgentIdentity) or agent_id is not None:
+            wanted = agent_id or (caller.agent_id if isinstance(caller, AgentIdentity) else "")
+            check_sees(live_agent(uow, wanted), caller)
+            return budget_of(uow, wanted)
+        page, totals = list_budgets(uow, BalanceFilter(owner_id=owner_of(caller), status=status), paging)
+        return page, totals, {agent.id: len(uow.leases.open_of(agent.id)) for agent, _ in page.rows}
+
+    found = await call.see(use_case)
+    if isinstance(found, Budget):
+        return answer(budget_view(found.agent, found.balance, len(found.open_leases), found.bank))
+    page, totals, open_leases = found
+    views = [budget_view(agent, balance, open_leases[agent.id], None) for agent, balance in page.rows]
+    return listed(page, paging, views, summary=_summary(totals))
+
+
+def percent_used(balance: Balance) -> Decimal:
+    """Return how much of the allocation is spent, in percent with 2 decimals (E11)."""
+    if balance.allocated == 0:
+        return Decimal(100 if balance.spent else 0)
+    percent = Decimal(100 * balance.spent) / balance.allocated
+    return percent.quantize(Decimal("0.01"), ROUND_HALF_UP)
+
+
+def budget_view(agent: Agent, balance: Balance, open_leases: int, bank: Bank | None) -> BudgetView:
+    """Return a budget as callers see it."""
+    percent = percent_used(balance)
+    return BudgetView(
+        budget_id=balance.budget_id,
+        agent_id=agent.id,
+        agent_name=agent.name,
+        owner_id=agent.owner_id,
+        status="inactive" if agent.status == "inactive" else balance.status,
+        total_allocated=amount(balance.allocated),
+        total_spent=amount(balance.spent),
+        overspent=amount(balance.overspent),
+        budget_held=amount(balance.held),
+        budget_remaining=amount(balance.remaining),
+        percent_used=percent,
+        risk_level=next((name for below, name in RISKS if percent < below), "exhausted"),
+        open_leases=open_leases,
+        updated_at=moment(balance.updated_at),
+        bank=None if bank is None else _bank_view(bank),
+    )
+
+
+def _bank_view(bank: Bank) -> BankView:
+    return BankView(
+        period=bank.period,
+        cap=amount(bank.cap),
+        spent=amount(bank.spent),
+        held=amount(bank.held),
+        available=amount(bank.available),
+        resets_at=moment(bank.resets_at),
+    )
+
+
+def _summary(totals: BudgetTotals) -> dict[str, object]:
+    return {
+        "total_allocated": amount(totals.allocated),
+        "total_spent": amount(totals.spent),
+        "total_held": amount(totals.held),
+        "total_remaining": amount(totals.allocated - totals.spent - totals.held),
+        "agents": totals.agents,
+    }
+
+
+ROUTES: Final = (
+    Route(
+        "GET", "/budget", get_budget, "One agent's budget, or all that the caller may see with their sums",
+        answer=BudgetView, access="any", codes=("AGENT_NOT_FOUND", "FORBIDDEN"),
+    ),
+)  # fmt: skip

@@ -1,0 +1,170 @@
+"""Provider keys: taken in by an admin, seen by everybody as far as the role lets."""
+
+from typing import Any, Final, get_args
+
+import msgspec
+from litestar.response.base import ASGIResponse
+
+from ironcage_core.domain.access import Principal
+from ironcage_core.domain.providers import KNOWN_PROVIDERS
+from ironcage_core.domain.users import Role
+from ironcage_core.errors import ValidationError
+from ironcage_core.ports.lists import KeyFilter, KeyOrder, Page
+from ironcage_core.ports.storage import UnitOfWork
+from ironcage_core.services.provider_keys import (
+    KeyOverview,
+    add_provider_key,
+    list_provider_keys,
+    provider_key_overview,
+)
+from ironcage_http.calls import Call, answer, listed
+from ironcage_http.queries import Query
+from ironcage_http.routing import Route
+from ironcage_http.wire import moment
+
+ORDERS: Final[tuple[KeyOrder, ...]] = get_args(KeyOrder)
+HIDDEN: Final = "***"
+
+
+class ProviderBody(msgspec.Struct, frozen=True):
+    """A new provider key; an unknown field is refused."""
+
+    provider: str
+    api_key: str
+    name: str | None = None
+    base_url: str | None = None
+    is_enabled: bool | None = None
+    description: Any = None
+    models: Any = None
+
+
+class ProviderView(msgspec.Struct, frozen=True):
+    """A provider key without the key."""
+
+    id: str
+    name: str
+    provider: str
+    base_url: str | None
+    description: str | None
+    models: list[str]
+    is_enabled: bool
+    status: str
+    credentials_configured: bool
+    masked_key: str
+    assigned_projects: list[str]
+    agent_count: int
+    created_by: str | None
+    created_at: str | None
+    updated_at: str | None
+    last_used_at: str | None
+
+
+class ProviderDetailView(ProviderView, frozen=True):
+    """A provider key with what it was used for; null until usage is counted per key."""
+
+    usage: None = None
+
+
+async def create(call: Call) -> ASGIResponse:
+    """Take in a provider key."""
+    who = call.user("admin")
+    body = call.read(ProviderBody, is_strict=True)
+
+    def run(uow: UnitOfWork) -> tuple[KeyOverview, Principal]:
+        principal = who(uow)
+        wish = body.value()
+        _check_supported(wish, is_production=call.wiring.settings.mode == "production")
+        key = add_provider_key(
+            uow,
+            provider=wish.provider,
+            api_key=wish.api_key,
+            name=wish.name,
+            base_url=wish.base_url,
+            is_enabled=wish.is_enabled is not False,
+            actor=principal.actor,
+            vault=call.wiring.vault,
+        )
+        return KeyOverview(key, 0), principal
+
+    seen, principal = await call.write(run)
+    return answer(ProviderView(*_shown(seen, principal.role)), status=201)
+
+
+def _check_supported(wish: ProviderBody, *, is_production: bool) -> None:
+    problems = {name: "is not supported yet" for name in ("description", "models") if getattr(wish, name)}
+    if is_production and wish.base_url and wish.base_url.lower().startswith("http:"):
+        problems["base_url"] = "must be an https URL in production"
+    if problems:
+        raise ValidationError(problems)
+
+
+async def list_all(call: Call) -> ASGIResponse:
+    """List provider keys."""
+    who = call.user()
+    query = Query(call.query)
+    paging = query.paging()
+    order, descending = query.sort(ORDERS, default="-created_at")
+    name, provider = query.text("name"), query.choice("provider", KNOWN_PROVIDERS)
+    is_enabled, status = query.flag("is_enabled"), query.choice("status", ("active", "inactive"))
+    states = {is_enabled, None if status is None else status == "active"} - {None}
+
+    def run(uow: UnitOfWork) -> tuple[Page[KeyOverview], Principal]:
+        principal = who(uow)
+        query.check()
+        if len(states) > 1:  # no key is both
+            return Page((), 0), principal
+        which = KeyFilter(name, provider, next(iter(states), None))
+        return list_provider_keys(uow, which, paging, order, descending=descending), principal
+
+    page, principal = await call.see(run)
+    return listed(page, paging, [ProviderView(*_shown(each, principal.role)) for each in page.rows])
+
+
+async def get(call: Call) -> ASGIResponse:
+    """Show one provider key."""
+    who = call.user()
+
+    def run(uow: UnitOfWork) -> tuple[KeyOverview, Principal]:
+        principal = who(uow)
+        return provider_key_overview(uow, call.path["provider_id"]), principal
+
+    seen, principal = await call.see(run)
+    return answer(ProviderDetailView(*_shown(seen, principal.role)))
+
+
+def _shown(seen: KeyOverview, role: Role) -> tuple[Any, ...]:
+    """Return the fields of the view: an admin sees mask and maker, a viewer not even the URL."""
+    key = seen.key
+    return (
+        key.id,
+        key.name,
+        key.provider,
+        None if role == "viewer" else key.base_url,
+        None,
+        [],
+        bool(key.is_enabled),
+        "active" if key.is_enabled else "inactive",
+        True,
+        key.masked_key if role == "admin" else HIDDEN,
+        [],
+        seen.agents,
+        key.created_by if role == "admin" else None,
+        moment(key.created_at),
+        moment(key.updated_at),
+        moment(key.last_used_at),
+    )
+
+
+ROUTES: Final[tuple[Route, ...]] = (
+    Route(
+        "POST", "/providers", create, "Take in a provider's API key, which is sealed and never shown again",
+        body=ProviderBody, answer=ProviderView, status=201, access="admin",
+        codes=("PROVIDER_EXISTS", "CRYPTO_UNAVAILABLE"),
+        example={"provider": "openai", "api_key": "sk-...", "name": "main"},
+    ),
+    Route("GET", "/providers", list_all, "List provider keys, as far as the role may see them", answer=ProviderView),
+    Route(
+        "GET", "/providers/{provider_id}", get, "Show a provider key, as far as the role may see it",
+        answer=ProviderDetailView, codes=("PROVIDER_NOT_FOUND",),
+    ),
+)  # fmt: skip

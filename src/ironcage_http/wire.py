@@ -1,0 +1,217 @@
+"""The wire: JSON in and out, exact to the last micro-USD.
+
+Amounts leave as JSON numbers made from decimals; a float is nowhere on the way. Bodies are read without guessing:
+`"1"` is no integer, and what is wrong is told per field. Reading never raises: a caller's standing is judged first,
+and only then what he sent (contract identity.md 1), so the outcome waits in a `Read`.
+"""
+
+import re
+from decimal import Decimal
+from functools import lru_cache
+from typing import Any, Final, Generic, TypeVar
+
+import msgspec
+
+from ironcage_core.domain.instants import Instant, format_instant
+from ironcage_core.domain.money import Micros, usd
+from ironcage_core.errors import RefusalError, ValidationError
+
+S = TypeVar("S", bound=msgspec.Struct)
+
+MAX_DEPTH: Final = 64
+# Possessive, and content with a string that never ends: nothing is scanned twice, whatever is sent.
+_STRING: Final = re.compile(rb'"(?:[^"\\]|\\.)*+(?:"|\\?\Z)', re.DOTALL)
+_BRACKET: Final = re.compile(rb"[\[\]{}]")
+
+encode = msgspec.json.Encoder(decimal_format="number").encode
+
+
+class MalformedJsonError(RefusalError):
+    """The body is not JSON, or nests too deep."""
+
+    code = "MALFORMED_JSON"
+
+
+class UnsupportedMediaTypeError(RefusalError):
+    """The body is not declared as JSON."""
+
+    code = "UNSUPPORTED_MEDIA_TYPE"
+
+
+def amount(micros: Micros) -> Decimal:
+    """Return micro-USD as the number in USD that goes on the wire."""
+    return usd(micros)
+
+
+def moment(instant: Instant | None) -> str | None:
+    """Return an instant as RFC 3339 in UTC, or None."""
+    return None if instant is None else format_instant(instant)
+
+
+class Read(Generic[S]):
+    """What became of a body: the value, or the refusal to raise when its turn comes.
+
+    Args:
+        raw: The body's bytes.
+        content_type: The header, or None.
+        kind: The struct it must fit.
+        may_be_empty: Whether no body means a struct of defaults.
+        is_strict: Whether an unknown field is refused instead of ignored.
+    """
+
+    __slots__ = ("_syntax", "fields", "found", "problems")
+
+    def __init__(
+        self,
+        raw: bytes,
+        content_type: str | None,
+        kind: type[S],
+        *,
+        may_be_empty: bool = False,
+        is_strict: bool = False,
+    ) -> None:
+        self._syntax: RefusalError | None = None
+        self.found: S | None = None
+        self.fields: dict[str, msgspec.Raw] = {}
+        self.problems: dict[str, str] = {}
+        if not raw.strip():
+            self._read_nothing(kind, may_be_empty=may_be_empty)
+        elif not _is_json(content_type):
+            self._syntax = UnsupportedMediaTypeError("The body must be sent as application/json")
+        else:
+            self._read(raw, kind, is_strict=is_strict)
+
+    def _read_nothing(self, kind: type[S], *, may_be_empty: bool) -> None:
+        if may_be_empty:
+            self.found = kind()
+        else:
+            self._syntax = MalformedJsonError("A JSON body is needed")
+
+    def _read(self, raw: bytes, kind: type[S], *, is_strict: bool) -> None:
+        if not _is_utf8(raw):
+            self._syntax = MalformedJsonError("The body is not valid UTF-8")
+            return
+        if _is_too_deep(raw):
+            self._syntax = MalformedJsonError(f"The body nests deeper than {MAX_DEPTH} levels")
+            return
+        try:
+            if not is_strict:
+                self.found = _decoder(kind).decode(raw)
+                return
+        except msgspec.ValidationError:
+            pass  # the slow path names every bad field
+        except (msgspec.DecodeError, RecursionError) as error:
+            self._syntax = _malformed(error)
+            return
+        self._read_field_by_field(raw, kind, is_strict=is_strict)
+
+    def _read_field_by_field(self, raw: bytes, kind: type[S], *, is_strict: bool) -> None:
+        try:
+            self.fields = _FIELDS.decode(raw)
+        except msgspec.ValidationError:
+            self.problems = {"body": "must be a JSON object"}
+            return
+        except (msgspec.DecodeError, RecursionError) as error:
+            self._syntax = _malformed(error)
+            return
+        self.problems = _problems_of(self.fields, kind)
+        if is_strict:
+            known = {field.encode_name for field in _fields_of(kind)}
+            self.problems |= {name: "is not a field of this body" for name in self.fields if name not in known}
+        if not self.problems:
+            try:
+                self.found = _decoder(kind).decode(raw)
+            except msgspec.ValidationError as error:
+                self.problems = {"body": _phrase(error)}
+
+    def check_syntax(self) -> None:
+        """Refuse a body that could not be read at all.
+
+        Raises:
+            UnsupportedMediaTypeError, MalformedJsonError: It is no JSON.
+        """
+        if self._syntax is not None:
+            raise self._syntax
+
+    def value(self) -> S:
+        """Return the body.
+
+        Raises:
+            UnsupportedMediaTypeError, MalformedJsonError: It is no JSON.
+            ValidationError: It breaks a rule.
+        """
+        self.check_syntax()
+        if self.problems or self.found is None:
+            raise ValidationError(self.problems or {"body": "is needed"})
+        return self.found
+
+
+_FIELDS: Final = msgspec.json.Decoder(dict[str, msgspec.Raw])
+
+
+@lru_cache
+def _fields_of(kind: type[msgspec.Struct]) -> tuple[msgspec.structs.FieldInfo, ...]:
+    return msgspec.structs.fields(kind)
+
+
+@lru_cache
+def _decoder(kind: type[S]) -> msgspec.json.Decoder[S]:
+    return msgspec.json.Decoder(kind)
+
+
+@lru_cache
+def _field_decoder(kind: Any) -> msgspec.json.Decoder[Any]:  # noqa: ANN401 - any annotation of a struct
+    return msgspec.json.Decoder(kind)
+
+
+def _problems_of(fields: dict[str, msgspec.Raw], kind: type[msgspec.Struct]) -> dict[str, str]:
+    problems = {}
+    for field in _fields_of(kind):
+        raw = fields.get(field.encode_name)
+        if raw is None:
+            if field.required:
+                problems[field.encode_name] = "is required"
+            continue
+        try:
+            _field_decoder(field.type).decode(raw)
+        except msgspec.ValidationError as error:
+            is_absent = field.required and bytes(raw).strip() == b"null"
+            problems[field.encode_name] = "is required" if is_absent else _phrase(error)
+    return problems
+
+
+def _phrase(error: msgspec.ValidationError) -> str:
+    """Return msgspec's complaint as a clause; it names types and paths, never the value."""
+    text = str(error)
+    return text[:1].lower() + text[1:]
+
+
+def _malformed(error: Exception) -> MalformedJsonError:
+    del error  # its text may quote the body
+    return MalformedJsonError("The body is not valid JSON")
+
+
+def _is_json(content_type: str | None) -> bool:
+    if content_type is None:
+        return False
+    media_type = content_type.partition(";")[0].strip().lower()
+    return media_type == "application/json" or (media_type.startswith("application/") and media_type.endswith("+json"))
+
+
+def _is_utf8(raw: bytes) -> bool:
+    try:
+        raw.decode()
+    except UnicodeDecodeError:
+        return False
+    return True
+
+
+def _is_too_deep(raw: bytes) -> bool:
+    if raw.count(b"[") + raw.count(b"{") <= MAX_DEPTH:
+        return False
+    depth = 0
+    for match in _BRACKET.finditer(_STRING.sub(b"", raw)):
+        depth += 1 if match[0] in b"[{" else -1
+        if depth > MAX_DEPTH:
+            return True
+    return False
