@@ -21,9 +21,8 @@ from rich.console import Console
 from rich.table import Table
 
 from benchmarks.scenarios import CALLERS, FULL, QUICK, Figures, Sizes, scenarios
-from benchmarks.setup import AGENTS, BATCH, RESULTS
+from benchmarks.setup import AGENTS, BATCH, RESULTS, ROUNDS
 
-ROUNDS: Final = 3
 MIN_WIDTH: Final = 110
 
 

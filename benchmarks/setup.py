@@ -25,6 +25,8 @@ T = TypeVar("T")
 RESULTS: Final = Path(__file__).parents[1] / "bench-results"
 AGENTS: Final = 100
 BATCH: Final = 1000
+CONNECTIONS: Final = 64
+ROUNDS: Final = 3
 COST: Final = 320
 """Micro-USD of one report: what the price table says of its tokens, so that no report is a mismatch."""
 

@@ -1,0 +1,223 @@
+"""Measure the server over HTTP: `python -m benchmarks.over_http [--quick]`.
+
+One server process, one client process, 64 connections that are kept open; every request is prepared beforehand, and
+the client only writes bytes and counts answers. Each round runs all scenarios, echo first; ratios are within a round,
+and what is shown is the median of three rounds.
+"""
+
+import argparse
+import asyncio
+import os
+import resource
+import secrets
+import statistics
+import subprocess
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from time import perf_counter, sleep
+from typing import Any, Final
+
+import httpx
+import msgspec
+from rich.console import Console
+from rich.table import Table
+
+from benchmarks.setup import AGENTS, BATCH, CONNECTIONS, ROUNDS, ordered_name, scratch
+from ironcage_core.services.accounts import first_admin
+from ironcage_http.server import _free_port
+from ironcage_storage.sealed.passwords import Argon2PasswordHasher
+from ironcage_storage.sealed.vault import MasterKey
+from ironcage_storage.sqlite.store import SqliteStore
+
+PASSWORD: Final = "a password for the bench"  # noqa: S105 - of a database that lives as long as the bench
+STATUS_OK: Final = b"HTTP/1.1 200"
+_encode: Final = msgspec.json.encode
+
+
+@dataclass(frozen=True, slots=True)
+class Runtime:
+    """An agent's IC token and its lease."""
+
+    token: str
+    lease_id: str
+
+
+@dataclass(frozen=True, slots=True)
+class Result:
+    """Answers per second, and latencies in milliseconds."""
+
+    rate: float
+    p50: float
+    p99: float
+
+
+@contextmanager
+def server(folder: Path) -> Iterator[tuple[str, int, float]]:
+    """Serve a fresh database in a process; yield host, port and the seconds to the first healthy answer."""
+    database, port = folder / "bench.db", _free_port("127.0.0.1")
+    with SqliteStore(database) as store:
+        password_hash = Argon2PasswordHasher().hash(PASSWORD)
+        admin = partial(first_admin, email="a@test.io", username="admin", force_change=False)
+        store.write(partial(admin, password_hash=password_hash))
+    environ = {
+        **os.environ,
+        "IRON_DEPLOYMENT_MODE": "development",
+        "JWT_SECRET": secrets.token_urlsafe(48),
+        "IRON_SECRETS_MASTER_KEY": MasterKey.generate().to_base64(),
+    }
+    start = perf_counter()
+    command = [sys.executable, "-m", "benchmarks.served", str(database), str(port)]
+    process = subprocess.Popen(command, env=environ)  # noqa: S603 - our own module
+    try:
+        while not _is_healthy(port):
+            sleep(0.02)
+        yield "127.0.0.1", port, perf_counter() - start
+    finally:
+        process.kill()
+        process.wait()
+
+
+def _is_healthy(port: int) -> bool:
+    try:
+        return httpx.get(f"http://127.0.0.1:{port}/api/health").is_success
+    except httpx.TransportError:
+        return False
+
+
+def runtimes(port: int) -> list[Runtime]:
+    """Make the agents over the interface itself."""
+    with httpx.Client(base_url=f"http://127.0.0.1:{port}/api/v1", timeout=60) as client:
+
+        def send(path: str, body: dict[str, Any], token: str) -> dict[str, Any]:
+            response = client.post(path, json=body, headers={"Authorization": f"Bearer {token}"})
+            made: dict[str, Any] = response.raise_for_status().json()
+            return made
+
+        admin = send("/auth/login", {"username": "admin", "password": PASSWORD}, "none")["access_token"]
+        key = send("/providers", {"provider": "openai", "api_key": "sk-bench-0123456789abcdef"}, admin)["id"]
+        found = []
+        for number in range(AGENTS):
+            body = {"name": f"worker {number}", "budget": 999_999, "providers": [key]}
+            token = send("/agents", body, admin)["ic_token"]["token"]
+            found.append(Runtime(token, send("/budget/handshake", {"requested_budget": 1000}, token)["lease_id"]))
+        return found
+
+
+def request(path: str, body: object, token: str | None = None) -> bytes:
+    """Return a request as bytes."""
+    content = _encode(body)
+    authorization = f"X-IC-Token: {token}\r\n" if token else ""
+    head = (
+        f"POST {path} HTTP/1.1\r\nHost: bench\r\nContent-Type: application/json\r\n{authorization}"
+        f"Content-Length: {len(content)}\r\n\r\n"
+    )
+    return head.encode() + content
+
+
+async def _drive(port: int, requests: Sequence[bytes], connections: int) -> tuple[float, list[float]]:
+    latencies: list[float] = []
+
+    async def connection(mine: Sequence[bytes]) -> None:
+        reader, writer = await asyncio.open_connection("127.0.0.1", port)
+        for each in mine:
+            start = perf_counter()
+            writer.write(each)
+            head = await reader.readuntil(b"\r\n\r\n")
+            length = int(head.lower().partition(b"content-length:")[2].partition(b"\r\n")[0])
+            body = await reader.readexactly(length)
+            if not head.startswith(STATUS_OK):
+                raise RuntimeError(f"the server answered {head.splitlines()[0]!r} {body[:200]!r}")
+            latencies.append(perf_counter() - start)
+        writer.close()
+
+    start = perf_counter()
+    await asyncio.gather(*(connection(requests[first::connections]) for first in range(connections)))
+    return perf_counter() - start, latencies
+
+
+def drive(port: int, requests: Sequence[bytes], connections: int = CONNECTIONS) -> Result:
+    """Send the requests over so many connections and return how fast they were answered."""
+    seconds, latencies = asyncio.run(_drive(port, requests, connections))
+    cuts = statistics.quantiles(latencies, n=100) if len(latencies) > 1 else [latencies[0]] * 99
+    return Result(len(requests) / seconds, cuts[49] * 1000, cuts[98] * 1000)
+
+
+def report(runtime: Runtime) -> dict[str, object]:
+    """Return the body of an ordinary report."""
+    return {
+        "lease_id": runtime.lease_id, "request_id": ordered_name(), "cost_usd": 0.00032, "model": "gpt-4o",
+        "provider": "openai", "input_tokens": 80, "output_tokens": 20,
+    }  # fmt: skip
+
+
+def scenarios(found: Sequence[Runtime], count: int) -> dict[str, Callable[[], list[bytes]]]:
+    """Return what makes the requests of each scenario."""
+
+    def of(index: int) -> Runtime:
+        return found[index % len(found)]
+
+    return {
+        "echo": lambda: [request("/echo", report(of(index))) for index in range(count)],
+        "report": lambda: [
+            request("/api/v1/budget/report", report(of(index)), of(index).token) for index in range(count)
+        ],
+        "handshake": lambda: [
+            request("/api/v1/budget/handshake", {"requested_budget": 1}, of(index).token)
+            for index in range(min(count, 15 * AGENTS))
+        ],
+        "batch": lambda: [
+            request("/api/v1/budget/report", {"reports": [report(of(index)) for _ in range(BATCH)]}, of(index).token)
+            for index in range(max(2, count // 1000))
+        ],
+    }
+
+
+TARGETS: Final = {"report": 0.55, "handshake": 0.35}
+
+
+def measure(port: int, found: Sequence[Runtime], count: int) -> dict[str, Result]:
+    """Return the result of each scenario, one after the other; batches go one at a time."""
+    return {
+        name: drive(port, make(), 1 if name == "batch" else CONNECTIONS)
+        for name, make in scenarios(found, count).items()
+    }
+
+
+def main() -> None:
+    """Run from the command line."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--quick", action="store_true", help="a quarter of the work; figures vary more")
+    count = 2_000 if parser.parse_args().quick else 8_000
+    with scratch() as folder, server(folder) as (_, port, seconds_to_start):
+        found = runtimes(port)
+        rounds = [measure(port, found, count) for _ in range(ROUNDS)]
+    show(rounds, seconds_to_start)
+
+
+def show(rounds: Sequence[dict[str, Result]], seconds_to_start: float) -> None:
+    """Print the table."""
+    table = Table(title=f"{CONNECTIONS} connections, {AGENTS} agents, median of {ROUNDS} rounds")
+    for heading in ("", "answers/s", "of echo", "target", "p50 ms", "p99 ms", "p99/p50"):
+        table.add_column(heading, justify="left" if not heading else "right")
+    for name in rounds[0]:
+        results = [figures[name] for figures in rounds]
+        ratio = statistics.median(figures[name].rate / figures["echo"].rate for figures in rounds)
+        rate, p50, p99 = (
+            statistics.median(getattr(result, field) for result in results) for field in ("rate", "p50", "p99")
+        )
+        target = f"{TARGETS[name]:.2f}" if name in TARGETS else ""
+        shown = f"{rate * BATCH:,.0f} reports" if name == "batch" else f"{rate:,.0f}"
+        ratio_shown = "" if name == "batch" else f"{ratio:.2f}"
+        table.add_row(name, shown, ratio_shown, target, f"{p50:.1f}", f"{p99:.1f}", f"{p99 / p50:.1f}")
+    console = Console(width=110)
+    console.print(table)
+    memory = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss / 1024
+    console.print(f"first healthy answer after {seconds_to_start:.2f} s; the server took {memory:.0f} MB at most")
+
+
+if __name__ == "__main__":
+    main()
