@@ -22,16 +22,13 @@ from ironcage_core.errors import (
 )
 from ironcage_core.ports.storage import UnitOfWork
 from ironcage_core.services.accounts import add_user, first_admin
+from ironcage_core.services.logins import LoggedIn, find_account, note_failed_login, open_session
 from ironcage_core.services.sessions import (
-    LoggedIn,
     Reused,
     authenticate_access,
     change_password,
     end_session,
     end_session_by_refresh,
-    find_account,
-    note_failed_login,
-    open_session,
     refresh_session,
 )
 from ironcage_storage.sealed.access_tokens import AccessTokenSigner, new_refresh_token

@@ -25,15 +25,12 @@ from ironcage_core.errors import (
 )
 from ironcage_core.ports.secrecy import PasswordHasher
 from ironcage_core.ports.storage import UnitOfWork
+from ironcage_core.services.logins import LoggedIn, find_account, note_failed_login, open_session
 from ironcage_core.services.sessions import (
-    LoggedIn,
     Reused,
     change_password,
     end_session,
     end_session_by_refresh,
-    find_account,
-    note_failed_login,
-    open_session,
     refresh_session,
 )
 from ironcage_http.calls import Call, answer, nothing

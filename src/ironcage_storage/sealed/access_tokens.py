@@ -13,23 +13,20 @@ import secrets
 from collections.abc import Sequence
 from typing import Any, Final
 
-import jwt
-
 from ironcage_core.domain.ids import is_id
 from ironcage_core.domain.instants import MS_PER_S, Instant
 from ironcage_core.domain.sessions import AccessClaims
 from ironcage_core.errors import InvalidTokenError, StartupError, TokenExpiredError, WrongTokenTypeError
+from ironcage_storage.sealed.hs256 import Hs256
 
 ISSUER: Final = "ironcage"
 AUDIENCE: Final = "ironcage-api"
 TYPE: Final = "access"
 MAX_VALUE_CHARS: Final = 2000
 
-_ALGORITHM: Final = "HS256"
+_REFUSAL: Final = "JWT_SECRET must not be empty or a public key"
 _KEY_BYTES: Final = 32
 
-# PyJWT also takes parts padded with "="; ours have none, and so one signature has one value.
-_FORM: Final = re.compile(r"[A-Za-z0-9_-]+\.[A-Za-z0-9_-]+\.[A-Za-z0-9_-]+")
 _OPAQUE: Final = re.compile(r"(rt|at)_[A-Za-z0-9_-]{43}")
 
 _COUNTS: Final = ("gen", "iat", "exp")
@@ -48,13 +45,15 @@ class AccessTokenSigner:
     """
 
     def __init__(self, secret: str, previous: Sequence[str] = ()) -> None:
-        self._jws = jwt.PyJWS(algorithms=[_ALGORITHM])
-        self._keys = tuple(self._usable_key(each) for each in (secret, *previous))
+        if not all((secret, *previous)):
+            raise StartupError(_REFUSAL)
+        # HMAC itself pads a short key with zeros; done here, PyJWT does not warn of what the settings have allowed.
+        keys = [each.encode("utf-8", "surrogatepass").ljust(_KEY_BYTES, b"\0") for each in (secret, *previous)]
+        self._hs256 = Hs256(keys, refusal=_REFUSAL)
 
     def sign(self, claims: AccessClaims) -> str:
         """Return the token value for `claims`; times are cut to whole seconds."""
-        payload = json.dumps(_payload(claims), separators=(",", ":")).encode()
-        return self._jws.encode(payload, self._keys[0], algorithm=_ALGORITHM)
+        return self._hs256.sign(_payload(claims))
 
     def digest(self, refresh_token: str) -> str:
         """Return the lower-case hex SHA-256 of a refresh token: what a session stores."""
@@ -74,8 +73,7 @@ class AccessTokenSigner:
         """
         if _OPAQUE.fullmatch(value):
             raise WrongTokenTypeError
-        is_candidate = len(value) <= MAX_VALUE_CHARS and _FORM.fullmatch(value)
-        payload = self._signed_payload(value) if is_candidate else None
+        payload = self._hs256.signed_payload(value) if len(value) <= MAX_VALUE_CHARS else None
         said = None if payload is None else _object(payload)
         if said is None:
             raise InvalidTokenError
@@ -87,32 +85,6 @@ class AccessTokenSigner:
         if claims.expires_at <= now:
             raise TokenExpiredError(expired_at=claims.expires_at)
         return claims
-
-    def _signed_payload(self, value: str) -> bytes | None:
-        for key in self._keys:
-            try:
-                payload: bytes = self._jws.decode(value, key, algorithms=[_ALGORITHM])
-            except jwt.InvalidSignatureError:
-                continue
-            except jwt.PyJWTError:
-                return None
-            else:
-                return payload
-        return None
-
-    def _usable_key(self, secret: str) -> bytes:
-        # HMAC itself pads a short key with zeros; done here, PyJWT does not warn of what the settings have allowed.
-        key = secret.encode("utf-8", "surrogatepass").ljust(_KEY_BYTES, b"\0")
-        if not secret or not self._signs_with(key):
-            raise StartupError("JWT_SECRET must not be empty or a public key")
-        return key
-
-    def _signs_with(self, key: bytes) -> bool:
-        try:
-            self._jws.encode(b"", key, algorithm=_ALGORITHM)
-        except jwt.InvalidKeyError:
-            return False
-        return True
 
 
 def new_refresh_token() -> str:

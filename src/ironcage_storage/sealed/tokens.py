@@ -11,29 +11,24 @@ Source: contract identity.md 7.
 import hashlib
 import hmac
 import json
-import re
 import threading
 from collections import OrderedDict
 from collections.abc import Sequence
 from typing import Any, Final
 
-import jwt
-
 from ironcage_core.domain.ic_tokens import KNOWN_PERMISSIONS, IcTokenClaims, PresentedIcToken
 from ironcage_core.domain.ids import Prefix, is_id
 from ironcage_core.domain.instants import MS_PER_S, Instant
 from ironcage_core.errors import InvalidTokenError, StartupError, TokenExpiredError
+from ironcage_storage.sealed.hs256 import Hs256
 
 ISSUER: Final = "iron-control-panel"
 AUDIENCE: Final = "ironcage-agent"
 MAX_VALUE_CHARS: Final = 2000
 MIN_SECRET_CHARS: Final = 32
 
-_ALGORITHM: Final = "HS256"
 _REMEMBERED: Final = 4096
-
-# PyJWT also takes parts padded with "="; ours have none, and so one signature has one value.
-_FORM: Final = re.compile(r"[A-Za-z0-9_-]+\.[A-Za-z0-9_-]+\.[A-Za-z0-9_-]+")
+_REFUSAL: Final = "IC_TOKEN_SECRET must have at least 32 characters and be no public key"
 
 _FIXED: Final = {"typ": "ic", "aud": AUDIENCE, "iss": ISSUER, "issuer": ISSUER}
 _IDS: Final[dict[str, Prefix]] = {"agent_id": "agent", "sub": "agent", "budget_id": "budget", "jti": "ict"}
@@ -53,14 +48,15 @@ class IcTokenSigner:
     """
 
     def __init__(self, secret: str, previous: Sequence[str] = (), *, remembered: int = _REMEMBERED) -> None:
-        self._jws = jwt.PyJWS(algorithms=[_ALGORITHM])
-        self._keys = tuple(self._usable_key(each) for each in (secret, *previous))
+        if min(map(len, (secret, *previous))) < MIN_SECRET_CHARS:
+            raise StartupError(_REFUSAL)
+        keys = [each.encode("utf-8", "surrogatepass") for each in (secret, *previous)]
+        self._hs256 = Hs256(keys, refusal=_REFUSAL)
         self._proven = _ProvenClaims(remembered)
 
     def sign(self, claims: IcTokenClaims) -> str:
         """Return the token value for `claims`; times are cut to whole seconds."""
-        payload = json.dumps(_payload(claims), separators=(",", ":")).encode()
-        return self._jws.encode(payload, self._keys[0], algorithm=_ALGORITHM)
+        return self._hs256.sign(_payload(claims))
 
     def digest(self, value: str) -> str:
         """Return the lower-case hex SHA-256 of a value without its `ic_` prefix: what a record stores."""
@@ -90,36 +86,11 @@ class IcTokenSigner:
         return PresentedIcToken(claims=claims, value_hash=value_hash, value=bare)
 
     def _prove_anew(self, bare: str) -> IcTokenClaims:
-        payload = self._signed_payload(bare) if _FORM.fullmatch(bare) else None
+        payload = self._hs256.signed_payload(bare)
         claims = None if payload is None else _read_claims(payload)
         if claims is None:
             raise InvalidTokenError
         return claims
-
-    def _signed_payload(self, bare: str) -> bytes | None:
-        for key in self._keys:
-            try:
-                payload: bytes = self._jws.decode(bare, key, algorithms=[_ALGORITHM])
-            except jwt.InvalidSignatureError:
-                continue
-            except jwt.PyJWTError:
-                return None
-            else:
-                return payload
-        return None
-
-    def _usable_key(self, secret: str) -> bytes:
-        key = secret.encode("utf-8", "surrogatepass")
-        if len(secret) < MIN_SECRET_CHARS or not self._signs_with(key):
-            raise StartupError("IC_TOKEN_SECRET must have at least 32 characters and be no public key")
-        return key
-
-    def _signs_with(self, key: bytes) -> bool:
-        try:
-            self._jws.encode(b"", key, algorithm=_ALGORITHM)
-        except jwt.InvalidKeyError:
-            return False
-        return True
 
 
 class _ProvenClaims:

@@ -4,7 +4,7 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 from ironcage_core.domain.audit import AuditNote, AuditRow, chained, unchained
-from ironcage_storage.sqlite.rows import Log
+from ironcage_storage.sqlite.logs import Log
 from ironcage_storage.sqlite.session import Session
 from ironcage_storage.sqlite.stamp import Stamp
 

@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 
 from ironcage_core.domain.money import Micros
-from ironcage_storage.sqlite.rows import Tally
+from ironcage_storage.sqlite.logs import Tally
 from ironcage_storage.sqlite.session import Session
 
 

@@ -6,7 +6,7 @@ from typing import Any
 import msgspec
 
 from ironcage_core.domain.events import FeedEvent, FeedType
-from ironcage_storage.sqlite.rows import Log
+from ironcage_storage.sqlite.logs import Log
 from ironcage_storage.sqlite.session import Session
 from ironcage_storage.sqlite.stamp import Stamp
 

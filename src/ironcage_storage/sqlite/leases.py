@@ -7,7 +7,8 @@ from typing import Final
 from ironcage_core.domain.instants import Instant
 from ironcage_core.domain.leases import Lease
 from ironcage_core.ports.lists import LeaseFilter, Page, Paging
-from ironcage_storage.sqlite.rows import Table, Tally, conjunction
+from ironcage_storage.sqlite.logs import Tally
+from ironcage_storage.sqlite.rows import Table, conjunction
 from ironcage_storage.sqlite.session import Pending, Session
 
 CONSTANT: Final = (

@@ -5,7 +5,8 @@ from collections.abc import Iterator, Mapping
 from ironcage_core.domain.instants import MS_PER_DAY, day_of
 from ironcage_core.domain.ledger import Entry
 from ironcage_core.ports.lists import EntryFilter, Page, Paging
-from ironcage_storage.sqlite.rows import Log, Tally, conjunction
+from ironcage_storage.sqlite.logs import Log, Tally
+from ironcage_storage.sqlite.rows import conjunction
 from ironcage_storage.sqlite.session import Pending, Session
 
 
