@@ -58,7 +58,20 @@ def codes_of(route: Route) -> dict[str, int]:
     if route.method == "GET" and route.access != "public":
         codes.append("VALIDATION_ERROR")
     known = _statuses()
-    return {code: known[code] for code in dict.fromkeys(codes)}
+    explicit = {code: int(status) for status, _, code in (each.partition(" ") for each in codes) if code}
+    return explicit | {code: known[code] for code in dict.fromkeys(codes) if " " not in code}
+
+
+def codes_reference(routes: Sequence[Route]) -> str:
+    """Return the table of every route with every status and code it may answer, in Markdown."""
+    lines = ["| route | success | refusals |", "|---|---|---|"]
+    for route in routes:
+        by_status: dict[int, list[str]] = {}
+        for code, status in codes_of(route).items():
+            by_status.setdefault(status, []).append(f"`{code}`")
+        refusals = "; ".join(f"{status} {', '.join(codes)}" for status, codes in sorted(by_status.items()))
+        lines.append(f"| `{route.method} {BASE}{route.path}` | {route.status} | {refusals} |")
+    return "\n".join(lines) + "\n"
 
 
 def _statuses() -> dict[str, int]:

@@ -22,7 +22,8 @@ class Route:
         body: The struct of the request's body, if it takes one.
         answer: The struct of the answer, if it has one.
         status: The status of success.
-        codes: The codes it may refuse with, beside those every route of its access has.
+        codes: The codes it may refuse with, beside those every route of its access has; where a code has two
+            statuses, the one of this route stands before it.
         access: Who may call: anybody, any credential, a user, an admin, or an agent by IC token.
         example: A body for the documentation.
     """

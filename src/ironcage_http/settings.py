@@ -24,6 +24,32 @@ from ironcage_storage.sealed.vault import MasterKey
 DEFAULT_DATABASE: Final = Path("iron.db")
 DEFAULT_ORIGINS: Final = ("http://localhost:5173", "http://localhost:4173", "http://localhost:3000")
 
+LATER: Final = frozenset(
+    {
+        "ENABLE_DEMO_SEED",
+        "IRON_ALLOWED_PROVIDERS",
+        "IRON_AUDIT_RETENTION_DAYS",
+        "IRON_BUDGET_ALERT_LEVELS",
+        "IRON_BUDGET_REQUEST_MAX_USD",
+        "IRON_CALL_KEY_RETENTION_DAYS",
+        "IRON_DEV_RESET_DB",
+        "IRON_FEED_RETENTION_EVENTS",
+        "IRON_FEED_RETENTION_HOURS",
+        "IRON_HOUR_ROLLUP_RETENTION_DAYS",
+        "IRON_LOCKOUT_SECONDS",
+        "IRON_LOCKOUT_THRESHOLD",
+        "IRON_MAX_ACTIVE_TOKENS_PER_USER",
+        "IRON_MAX_SESSIONS_PER_USER",
+        "IRON_RATE_LIMITS",
+        "IRON_RATE_LIMIT_ENABLED",
+        "IRON_SAFETY_RETENTION_DAYS",
+        "IRON_SETTLE_SECONDS",
+        "IRON_TRUSTED_PROXIES",
+        "IRON_USAGE_RETENTION_DAYS",
+    }
+)
+"""Variables of the contract that nothing reads yet."""
+
 _CLUSTER_MARKS: Final = ("KUBERNETES_SERVICE_HOST", "AWS_EXECUTION_ENV", "DYNO")
 _SHORT_METRICS_TOKEN: Final = 16
 
@@ -85,7 +111,7 @@ def read_settings(environ: Mapping[str, str], *, folder: Path = Path()) -> Setti
         SettingsError: At least one rule is broken; all of them are listed, and nothing was made.
     """
     env = Environment(environ, v.VARIABLES)
-    env.warn_of_strangers("IRON_", known=[each.name for each in v.VARIABLES], later=v.LATER)
+    env.warn_of_strangers("IRON_", known=[each.name for each in v.VARIABLES], later=LATER)
     here = _read_deployment(env, folder)
     _check_relations(env)
     plain = _read_plain(env, here, folder)

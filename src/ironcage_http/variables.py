@@ -279,29 +279,3 @@ DEMO_SEED: Final = _flag("ENABLE_DEMO_SEED", False, "false", "true is refused in
 
 VARIABLES: Final[tuple[Variable[Any], ...]] = tuple(each for each in globals().values() if isinstance(each, Variable))
 """All of the above, in their order."""
-
-LATER: Final = frozenset(
-    {
-        "ENABLE_DEMO_SEED",
-        "IRON_ALLOWED_PROVIDERS",
-        "IRON_AUDIT_RETENTION_DAYS",
-        "IRON_BUDGET_ALERT_LEVELS",
-        "IRON_BUDGET_REQUEST_MAX_USD",
-        "IRON_CALL_KEY_RETENTION_DAYS",
-        "IRON_DEV_RESET_DB",
-        "IRON_FEED_RETENTION_EVENTS",
-        "IRON_FEED_RETENTION_HOURS",
-        "IRON_HOUR_ROLLUP_RETENTION_DAYS",
-        "IRON_LOCKOUT_SECONDS",
-        "IRON_LOCKOUT_THRESHOLD",
-        "IRON_MAX_ACTIVE_TOKENS_PER_USER",
-        "IRON_MAX_SESSIONS_PER_USER",
-        "IRON_RATE_LIMITS",
-        "IRON_RATE_LIMIT_ENABLED",
-        "IRON_SAFETY_RETENTION_DAYS",
-        "IRON_SETTLE_SECONDS",
-        "IRON_TRUSTED_PROXIES",
-        "IRON_USAGE_RETENTION_DAYS",
-    }
-)
-"""Variables of the contract that nothing reads yet."""

@@ -16,6 +16,7 @@ from ironcage_http.server import embedded_settings
 from ironcage_http.settings import Settings
 from ironcage_storage.sealed.passwords import Argon2PasswordHasher
 from ironcage_storage.sqlite.store import SqliteStore
+from tests.support.documented import check_documented
 from tests.support.world import ADMIN
 
 PASSWORD = "correct horse battery"
@@ -68,6 +69,7 @@ class Caller:
         response = await self.client.request(method, url, content=body, headers=headers, **options)
         is_json = response.headers.get("content-type", "").startswith("application/json")
         decoded = json.loads(response.content, parse_float=Decimal) if is_json and response.content else None
+        check_documented(method, url, response.status_code, decoded)
         return Answer(response.status_code, response.headers, decoded, response.content)
 
     async def get(self, path: str, **options: Any) -> Answer:  # noqa: ANN401 - as httpx takes them

@@ -269,7 +269,7 @@ def _seconds(since: Instant, until: Instant) -> int:
 ROUTES: Final = (
     Route(
         "POST", "/auth/login", login, "Open a session with a password", body=LoginBody, answer=SessionView,
-        access="public", codes=("AUTH_INVALID_CREDENTIALS", "AUTH_ACCOUNT_DISABLED"),
+        access="public", codes=("AUTH_INVALID_CREDENTIALS", "403 AUTH_ACCOUNT_DISABLED"),
         example={"username": "admin", "password": "..."},
     ),
     Route(

@@ -1,0 +1,25 @@
+"""The one list of routes, statuses and codes."""
+
+from ironcage_http import openapi
+from ironcage_http.app import ROUTES
+from scripts.http_reference import PAGE, page
+
+
+def test_the_page_lists_what_the_app_serves() -> None:
+    """Run scripts/http_reference.py after a change of the routes."""
+    assert PAGE.read_text() == page()
+
+
+def test_openapi_lists_the_same_statuses_and_codes() -> None:
+    """Both are made from the routes, and say the same."""
+    paths = openapi.describe(ROUTES)["paths"]
+
+    for route in ROUTES:
+        responses = paths[f"{openapi.BASE}{route.path}"][route.method.lower()]["responses"]
+        told = {
+            (code, int(status))
+            for status, response in responses.items()
+            if int(status) >= 400
+            for code in response["description"].split(", ")
+        }
+        assert told == set(openapi.codes_of(route).items())
