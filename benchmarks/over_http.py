@@ -28,7 +28,7 @@ from rich.table import Table
 
 from benchmarks.setup import AGENTS, BATCH, CONNECTIONS, ROUNDS, ordered_name, scratch
 from ironcage_core.services.accounts import first_admin
-from ironcage_http.server import _free_port
+from ironcage_http.server import free_port
 from ironcage_storage.sealed.passwords import Argon2PasswordHasher
 from ironcage_storage.sealed.vault import MasterKey
 from ironcage_storage.sqlite.store import SqliteStore
@@ -58,7 +58,7 @@ class Result:
 @contextmanager
 def server(folder: Path) -> Iterator[tuple[str, int, float]]:
     """Serve a fresh database in a process; yield host, port and the seconds to the first healthy answer."""
-    database, port = folder / "bench.db", _free_port("127.0.0.1")
+    database, port = folder / "bench.db", free_port("127.0.0.1")
     with SqliteStore(database) as store:
         password_hash = Argon2PasswordHasher().hash(PASSWORD)
         admin = partial(first_admin, email="a@test.io", username="admin", force_change=False)

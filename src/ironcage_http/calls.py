@@ -7,7 +7,7 @@ body, then the use case. All of that happens in one unit of work, so that what w
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
-from typing import Any, Final, Literal, TypeVar
+from typing import Any, Final, TypeVar
 
 import msgspec
 from anyio import to_thread
@@ -17,6 +17,7 @@ from litestar.response.base import ASGIResponse
 
 from ironcage_core.domain.access import Origin, Principal
 from ironcage_core.domain.ic_tokens import AgentIdentity, PresentedIcToken
+from ironcage_core.domain.users import Role
 from ironcage_core.errors import ForbiddenError, InvalidTokenError, IroncageError, WrongTokenTypeError
 from ironcage_core.ports.lists import Page, Paging
 from ironcage_core.ports.storage import UnitOfWork, UseCase
@@ -28,10 +29,11 @@ from ironcage_http.wire import Read, S, encode
 from ironcage_http.wiring import Wiring
 
 T = TypeVar("T")
-Role = Literal["viewer", "user", "admin"]
 
 RANKS: Final[Mapping[str, int]] = {"viewer": 0, "user": 1, "admin": 2}
 JSON: Final = "application/json"
+NO_STORE: Final = {"Cache-Control": "no-store"}
+"""For an answer with a credential in it."""
 LONGEST_USER_AGENT: Final = 500
 
 

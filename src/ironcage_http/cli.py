@@ -54,7 +54,7 @@ def main() -> None:
 def demo() -> None:
     """Play one agent's day over HTTP on a temporary database and check the books."""
     with _server_extra():
-        from ironcage_http.rehearsal import rehearse  # noqa: PLC0415 - as below
+        from ironcage_http.rehearsal import rehearse  # noqa: PLC0415 - a bare install has no server
     if not rehearse(_console()):
         raise SystemExit(DIFFERENCES_FOUND)
 
@@ -63,8 +63,8 @@ def demo() -> None:
 def serve() -> None:
     """Serve the control plane over HTTP, as the environment says."""
     with _server_extra():
-        from ironcage_http.serving import serve as serve_until_stopped  # noqa: PLC0415 - as below
-        from ironcage_http.settings import read_settings  # noqa: PLC0415 - as below
+        from ironcage_http.serving import serve as serve_until_stopped  # noqa: PLC0415 - a bare install has no server
+        from ironcage_http.settings import read_settings  # noqa: PLC0415 - a bare install has no server
     console = Console(stderr=True, soft_wrap=True, highlight=False)
     try:
         serve_until_stopped(read_settings(os.environ), console)

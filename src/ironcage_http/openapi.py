@@ -3,6 +3,7 @@
 import html
 import re
 from collections.abc import Iterable, Mapping, Sequence
+from functools import lru_cache
 from http import HTTPStatus
 from importlib.metadata import version
 from types import MappingProxyType
@@ -74,6 +75,7 @@ def codes_reference(routes: Sequence[Route]) -> str:
     return "\n".join(lines) + "\n"
 
 
+@lru_cache  # every class of error is imported by the time the routes are
 def _statuses() -> dict[str, int]:
     statuses = {"PAYLOAD_TOO_LARGE": 413, "INTERNAL_ERROR": 500}
     for kind in _all_errors(IroncageError):

@@ -42,7 +42,7 @@ class ApiServer:
     ) -> None:
         self._app = create_app(store, settings or embedded_settings())
         self.host = host
-        self.port = port or _free_port(host)
+        self.port = port or free_port(host)
         self._loop: asyncio.AbstractEventLoop | None = None
         self._server: Server | None = None
         self._stopping: asyncio.Event | None = None
@@ -121,7 +121,8 @@ def embedded_settings() -> Settings:
     )
 
 
-def _free_port(host: str) -> int:
+def free_port(host: str) -> int:
+    """Return a port of this machine that nothing listens on now."""
     with socket.socket() as probe:
         probe.bind((host, 0))
         port: int = probe.getsockname()[1]

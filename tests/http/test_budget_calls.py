@@ -1,8 +1,7 @@
 """Handshake, refresh and return over the wire: credentials, fields, refusals and what they answer."""
 
-import logging
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from functools import partial
 
 import pytest
@@ -12,33 +11,15 @@ from ironcage_core.domain.ic_tokens import IcTokenClaims
 from ironcage_core.services.ic_tokens import regenerate_ic_token
 from ironcage_storage.sealed.ip_tokens import open_ip_token
 from ironcage_storage.sealed.tokens import IcTokenSigner
-from tests.support.http_agents import Stage, books, shown_secrets, stage, usd
+from tests.support.http_agents import Stage, books, stage, usd
 from tests.support.web import Answer
 from tests.support.world import ADMIN, API_KEY, USD, TestAgent
+
+pytestmark = pytest.mark.usefixtures("silence")
 
 UNKNOWN = "lease_" + "0" * 32
 ROUTES = ("handshake", "report", "refresh", "return")
 Change = Callable[[Stage, TestAgent], object]
-
-
-@pytest.fixture(scope="module")
-def world() -> Iterator[Stage]:
-    """One app for the module; each test has an agent of its own."""
-    with stage() as made:
-        yield made
-
-
-@pytest.fixture(autouse=True)
-def silence(world: Stage, caplog: pytest.LogCaptureFixture) -> Iterator[None]:
-    """Nothing that is logged, at any level, holds a secret."""
-    caplog.set_level(logging.DEBUG)
-    yield
-    assert shown_secrets(caplog.get_records("call"), world.known_secrets) == []
-
-
-@pytest.fixture
-def agent(world: Stage) -> TestAgent:
-    return world.agent()
 
 
 def put_agent(world: Stage, agent: TestAgent, change: Callable[[Agent], Agent]) -> None:

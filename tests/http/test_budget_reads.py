@@ -1,38 +1,16 @@
 """Budgets, leases and the ledger over the wire: who sees what, how it is filtered and paged, and the manual revoke."""
 
-import logging
-from collections.abc import Iterator
-
 import pytest
 
-from tests.support.http_agents import Stage, books, shown_secrets, stage, usd
+from tests.support.http_agents import Stage, books, usd
 from tests.support.web import Answer
 from tests.support.world import USD, TestAgent
+
+pytestmark = pytest.mark.usefixtures("silence")
 
 UNKNOWN_LEASE = "lease_" + "0" * 32
 UNKNOWN_AGENT = "agent_" + "0" * 32
 LISTS = ("/budget", "/budget/leases", "/budget/ledger")
-
-
-@pytest.fixture(scope="module")
-def world() -> Iterator[Stage]:
-    """One app for the module; each test has an agent of its own."""
-    with stage() as made:
-        yield made
-
-
-@pytest.fixture(autouse=True)
-def silence(world: Stage, caplog: pytest.LogCaptureFixture) -> Iterator[None]:
-    """Nothing that is logged, at any level, holds a secret."""
-    caplog.set_level(logging.DEBUG)
-    yield
-    assert shown_secrets(caplog.get_records("call"), world.known_secrets) == []
-
-
-@pytest.fixture
-def agent(world: Stage) -> TestAgent:
-    """An agent of ann's."""
-    return world.agent()
 
 
 @pytest.fixture

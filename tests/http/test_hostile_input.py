@@ -1,26 +1,13 @@
 """Input that was made to hurt: it gets a clear 4xx, at once, and changes nothing."""
 
-from collections.abc import Iterator
-
 import pytest
 
 from ironcage_http.wire import _is_too_deep
-from tests.support.http_agents import Stage, books, stage
+from tests.support.http_agents import Stage, books
 from tests.support.world import TestAgent
 
 UNKNOWN = "lease_" + "0" * 32
 ITEM = '{"lease_id":"%s","request_id":"r1","model":"m","provider":"p","tokens":5,"cost_usd":%s}'
-
-
-@pytest.fixture(scope="module")
-def world() -> Iterator[Stage]:
-    with stage() as made:
-        yield made
-
-
-@pytest.fixture
-def agent(world: Stage) -> TestAgent:
-    return world.agent()
 
 
 @pytest.mark.timeout(20)

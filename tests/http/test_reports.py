@@ -1,35 +1,15 @@
 """Reports over the wire: what is booked, what is refused, and the fate of each item of a batch."""
 
-import logging
-from collections.abc import Iterator
 from typing import Any
 
 import pytest
 
-from tests.support.http_agents import Stage, books, shown_secrets, stage, usd
+from tests.support.http_agents import Stage, books, usd
 from tests.support.world import USD, TestAgent
 
+pytestmark = pytest.mark.usefixtures("silence")
+
 UNKNOWN = "lease_" + "0" * 32
-
-
-@pytest.fixture(scope="module")
-def world() -> Iterator[Stage]:
-    """One app for the module; each test has an agent of its own."""
-    with stage() as made:
-        yield made
-
-
-@pytest.fixture(autouse=True)
-def silence(world: Stage, caplog: pytest.LogCaptureFixture) -> Iterator[None]:
-    """Nothing that is logged, at any level, holds a secret."""
-    caplog.set_level(logging.DEBUG)
-    yield
-    assert shown_secrets(caplog.get_records("call"), world.known_secrets) == []
-
-
-@pytest.fixture
-def agent(world: Stage) -> TestAgent:
-    return world.agent()
 
 
 @pytest.fixture

@@ -5,6 +5,7 @@ remaining = allocated - spent - held, and every number is the sum of the entries
 """
 
 from collections.abc import Mapping
+from decimal import Decimal
 from types import MappingProxyType
 from typing import Final, Literal, NamedTuple
 
@@ -39,6 +40,13 @@ class Balance(NamedTuple):
     def status(self) -> Literal["active", "exhausted"]:
         """Whether the allocation is used up; money merely held does not exhaust."""
         return "exhausted" if self.spent >= self.allocated else "active"
+
+    @property
+    def percent_used(self) -> Decimal:
+        """How much of the allocation is spent, in percent with two decimals, half up; it may pass 100 (E11)."""
+        if self.allocated == 0:
+            return Decimal(100 if self.spent else 0)
+        return Decimal((self.spent * 20_000 + self.allocated) // (2 * self.allocated)).scaleb(-2)
 
 
 class Entry(NamedTuple):

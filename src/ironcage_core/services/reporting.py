@@ -8,7 +8,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal, NamedTuple
 
-from ironcage_core.domain.agents import Agent
 from ironcage_core.domain.audit import AuditNote
 from ironcage_core.domain.ic_tokens import AgentIdentity
 from ironcage_core.domain.leases import (
@@ -101,9 +100,9 @@ class BatchReported:
         return sum(result.booked is None for result in self.results)
 
 
-def must_stop(agent: Agent, lease: Lease) -> bool:
-    """Tell a runtime of this lease whether to start no new call."""
-    return lease.status != "active" or lease.held == 0 or agent.hindrance is not None
+def must_stop(lease: Lease, *, hindered: bool) -> bool:
+    """Tell a runtime of this lease whether to start no new call; `hindered` is whether the agent is held back."""
+    return lease.status != "active" or lease.held == 0 or hindered
 
 
 def report(
@@ -128,7 +127,9 @@ def report(
     catch_up(uow, identity.agent_id)
     booked = _book(uow, identity, reported, prices, policy)
     agent = agent_of(uow, identity)
-    return Reported(booked, balance_of(uow, identity.agent_id), must_stop(agent, booked.current))
+    return Reported(
+        booked, balance_of(uow, identity.agent_id), must_stop(booked.current, hindered=agent.hindrance is not None)
+    )
 
 
 def report_batch(

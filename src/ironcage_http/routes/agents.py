@@ -9,20 +9,18 @@ from litestar.response.base import ASGIResponse
 from ironcage_core.domain.access import Principal
 from ironcage_core.domain.agents import RuntimeStatus
 from ironcage_core.domain.ids import MASTER_PROJECT
-from ironcage_core.domain.ledger import Balance
 from ironcage_core.domain.money import Micros, parse_usd
 from ironcage_core.errors import ValidationError
 from ironcage_core.ports.lists import AgentOrder, BalanceFilter, Page
 from ironcage_core.ports.storage import UnitOfWork
 from ironcage_core.services.agent_lists import AgentOverview, agent_overview, list_agents
+from ironcage_core.services.agent_records import STATUSES, status_of
 from ironcage_core.services.agents import create_agent
-from ironcage_http.calls import Call, answer, listed
+from ironcage_http.calls import NO_STORE, Call, answer, listed
 from ironcage_http.queries import Query
 from ironcage_http.routing import Route
 from ironcage_http.wire import amount, moment
 
-NO_STORE: Final = {"Cache-Control": "no-store"}
-STATUSES: Final = ("active", "exhausted", "inactive")
 RUNTIME_STATUSES: Final[tuple[RuntimeStatus, ...]] = get_args(RuntimeStatus)
 ORDERS: Final[tuple[AgentOrder, ...]] = get_args(AgentOrder)
 
@@ -168,27 +166,13 @@ def agent_view(seen: AgentOverview, token: TokenOfAgentView | None = None) -> Ag
         spent=amount(balance.spent),
         held=amount(balance.held),
         remaining=amount(balance.remaining),
-        percent_used=percent_used(balance),
-        status=status_of(agent.status, balance),
+        percent_used=balance.percent_used,
+        status=status_of(agent, balance),
         runtime_status=agent.runtime_status,
         ic_token=known if token is None else token,
         created_at=moment(agent.created_at),
         updated_at=moment(agent.updated_at),
     )
-
-
-def status_of(set_status: str, balance: Balance) -> str:
-    """Return what an admin set, else whether the budget is used up."""
-    if set_status == "inactive":
-        return "inactive"
-    return "exhausted" if balance.spent >= balance.allocated else "active"
-
-
-def percent_used(balance: Balance) -> Decimal:
-    """Return which part of the budget is spent, in percent with two decimals; it may pass 100."""
-    if balance.allocated == 0:
-        return Decimal(0)
-    return Decimal((balance.spent * 20_000 + balance.allocated) // (2 * balance.allocated)).scaleb(-2)
 
 
 ROUTES: Final[tuple[Route, ...]] = (

@@ -12,7 +12,7 @@ from anyio import CapacityLimiter, to_thread
 from litestar.response.base import ASGIResponse
 
 from ironcage_core.domain.access import Principal
-from ironcage_core.domain.instants import MS_PER_S, Instant
+from ironcage_core.domain.instants import MS_PER_S
 from ironcage_core.domain.sessions import SessionPolicy
 from ironcage_core.domain.texts import text_problem
 from ironcage_core.domain.users import User, password_problem
@@ -251,19 +251,15 @@ def _session(logged_in: LoggedIn) -> ASGIResponse:
         user_token=logged_in.access_token,
         access_token=logged_in.access_token,
         token_type="Bearer",  # noqa: S106 - the scheme's name
-        expires_in=_seconds(logged_in.issued_at, logged_in.access_expires_at),
+        expires_in=logged_in.access_expires_in_s,
         expires_at=moment(logged_in.access_expires_at),
         refresh_token=logged_in.refresh_token,
-        refresh_expires_in=_seconds(logged_in.issued_at, logged_in.refresh_expires_at),
+        refresh_expires_in=logged_in.refresh_expires_in_s,
         refresh_expires_at=moment(logged_in.refresh_expires_at),
         password_change_required=principal.must_change_password,
         user=UserView(principal.user_id, principal.email, principal.username, principal.name, principal.role),
     )
     return answer(view)
-
-
-def _seconds(since: Instant, until: Instant) -> int:
-    return (until - since) // MS_PER_S
 
 
 ROUTES: Final = (

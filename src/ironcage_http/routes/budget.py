@@ -3,13 +3,15 @@
 import re
 from decimal import Decimal
 from functools import partial
-from typing import Final
+from typing import Any, Final
 
 import msgspec
 from litestar.response.base import ASGIResponse
 
 from ironcage_core.domain.ic_tokens import AgentIdentity
+from ironcage_core.domain.instants import MS_PER_S
 from ironcage_core.domain.leases import REFRESH_THRESHOLD
+from ironcage_core.domain.ledger import Balance
 from ironcage_core.domain.money import Micros, parse_usd
 from ironcage_core.errors import ForbiddenError, ValidationError
 from ironcage_core.ports.storage import UnitOfWork
@@ -17,13 +19,12 @@ from ironcage_core.services.granting import Granted, check_requested
 from ironcage_core.services.handshake import HandshakeRequest, handshake
 from ironcage_core.services.leasing import Denied, Returned, note_runtime_numbers, refresh, return_lease
 from ironcage_core.services.posting import balance_of
-from ironcage_http.calls import Call, answer
+from ironcage_http.calls import NO_STORE, Call, answer
 from ironcage_http.routing import Route
 from ironcage_http.runtimes import as_agent
 from ironcage_http.wire import amount, moment
 from ironcage_http.wiring import Wiring
 
-_MS_PER_S: Final = 1000
 _SEMVER: Final = re.compile(r"(0|[1-9]\d*)\.(0|[1-9]\d*)\.(0|[1-9]\d*)(-[0-9A-Za-z.-]+)?(\+[0-9A-Za-z.-]+)?")
 
 
@@ -121,16 +122,14 @@ async def shake_hands(call: Call) -> ASGIResponse:
             agent_id=lease.agent_id,
             budget_id=balance.budget_id,
             budget_granted=amount(granted.new_money),
-            budget_remaining=amount(balance.remaining),
-            total_allocated=amount(balance.allocated),
-            total_spent=amount(balance.spent),
+            **_totals(balance),
             provider=lease.provider,
             expires_at=moment(lease.expires_at),
-            grace_seconds=lease.grace // _MS_PER_S,
+            grace_seconds=lease.grace // MS_PER_S,
             refresh_threshold=amount(REFRESH_THRESHOLD),
             base_url=granted.base_url,
         ),
-        headers={"Cache-Control": "no-store"},
+        headers=NO_STORE,
     )
 
 
@@ -151,15 +150,11 @@ async def refresh_lease(call: Call) -> ASGIResponse:
     """Replace a lease that runs low."""
     outcome = await as_agent(call, call.read(RefreshBody), partial(_refresh, wiring=call.wiring))
     if isinstance(outcome, Denied):
-        balance, rest = outcome.balance, {"status": "denied", "reason": outcome.reason}
-        return answer({**rest, **_totals(outcome)})
+        return answer(RefreshView(status="denied", reason=outcome.reason, **_totals(outcome.balance)))
     granted, previous = outcome
-    balance = granted.balance
     view = RefreshView(
         status="approved",
-        budget_remaining=amount(balance.remaining),
-        total_allocated=amount(balance.allocated),
-        total_spent=amount(balance.spent),
+        **_totals(granted.balance),
         budget_granted=amount(granted.new_money),
         rolled_over_usd=amount(granted.rolled_over),
         lease_budget_usd=amount(granted.lease.granted),
@@ -169,7 +164,7 @@ async def refresh_lease(call: Call) -> ASGIResponse:
         ip_token=granted.ip_token,
     )
     replayed = {"Idempotent-Replayed": "true"} if granted.replayed else {}
-    return answer(view, headers={"Cache-Control": "no-store", **replayed})
+    return answer(view, headers={**NO_STORE, **replayed})
 
 
 def _refresh(
@@ -196,8 +191,7 @@ def _lease_of(body: RefreshBody) -> str:
     return named.pop()
 
 
-def _totals(denied: Denied) -> dict[str, Decimal]:
-    balance = denied.balance
+def _totals(balance: Balance) -> dict[str, Any]:
     return {
         "budget_remaining": amount(balance.remaining),
         "total_allocated": amount(balance.allocated),

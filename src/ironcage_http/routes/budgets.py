@@ -1,6 +1,6 @@
 """Budgets, leases and the ledger, to look at: what an agent may still spend, and where the money went."""
 
-from decimal import ROUND_HALF_UP, Decimal
+from decimal import Decimal
 from typing import Any, Final
 
 import msgspec
@@ -11,19 +11,17 @@ from ironcage_core.domain.ic_tokens import AgentIdentity
 from ironcage_core.domain.ledger import Balance
 from ironcage_core.ports.lists import BalanceFilter, BudgetTotals, Page
 from ironcage_core.ports.storage import UnitOfWork
-from ironcage_core.services.agent_records import live_agent
+from ironcage_core.services.agent_records import STATUSES, check_sees, live_agent, owner_of, status_of
 from ironcage_core.services.allocations import BankView as Bank
 from ironcage_core.services.allocations import BudgetView as Budget
 from ironcage_core.services.allocations import budget_of, list_budgets
 from ironcage_http.calls import Call, answer, listed
 from ironcage_http.queries import Query
 from ironcage_http.routing import Route
-from ironcage_http.visibility import check_sees, owner_of
 from ironcage_http.wire import amount, moment
 
 RISKS: Final = ((50, "low"), (80, "medium"), (95, "high"), (100, "critical"))
 """Below which percentage of the allocation spent a risk level ends. Source: contract budget.md 5.6."""
-BUDGET_STATUSES: Final = ("active", "exhausted", "inactive")
 
 
 class BankView(msgspec.Struct, frozen=True):
@@ -62,7 +60,7 @@ async def get_budget(call: Call) -> ASGIResponse:
     who = call.caller()
     query = Query(call.query)
     agent_id = query.text("agent_id")
-    status = query.choice("status", BUDGET_STATUSES)
+    status = query.choice("status", STATUSES)
     query.choice("sort", ("-created_at",))  # the one order there is
     paging = query.paging()
 
@@ -84,23 +82,15 @@ async def get_budget(call: Call) -> ASGIResponse:
     return listed(page, paging, views, summary=_summary(totals))
 
 
-def percent_used(balance: Balance) -> Decimal:
-    """Return how much of the allocation is spent, in percent with 2 decimals (E11)."""
-    if balance.allocated == 0:
-        return Decimal(100 if balance.spent else 0)
-    percent = Decimal(100 * balance.spent) / balance.allocated
-    return percent.quantize(Decimal("0.01"), ROUND_HALF_UP)
-
-
 def budget_view(agent: Agent, balance: Balance, open_leases: int, bank: Bank | None) -> BudgetView:
     """Return a budget as callers see it."""
-    percent = percent_used(balance)
+    percent = balance.percent_used
     return BudgetView(
         budget_id=balance.budget_id,
         agent_id=agent.id,
         agent_name=agent.name,
         owner_id=agent.owner_id,
-        status="inactive" if agent.status == "inactive" else balance.status,
+        status=status_of(agent, balance),
         total_allocated=amount(balance.allocated),
         total_spent=amount(balance.spent),
         overspent=amount(balance.overspent),

@@ -12,11 +12,10 @@ from ironcage_core.ports.storage import UnitOfWork
 from ironcage_core.services.agent_records import own_agent
 from ironcage_core.services.ic_token_changes import ReplacedIcToken, replace_ic_token
 from ironcage_core.services.ic_tokens import IssuedIcToken, issue_ic_token
-from ironcage_http.calls import Call, answer
+from ironcage_http.calls import NO_STORE, Call, answer
 from ironcage_http.routing import Route
 from ironcage_http.wire import moment
 
-NO_STORE: Final = {"Cache-Control": "no-store"}
 WARNING: Final = "Keep this token now: it is shown this once and cannot be read again"
 
 

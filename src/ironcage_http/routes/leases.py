@@ -13,12 +13,12 @@ from ironcage_core.domain.texts import text_problem
 from ironcage_core.errors import ValidationError
 from ironcage_core.ports.lists import LeaseFilter, Page
 from ironcage_core.ports.storage import UnitOfWork
+from ironcage_core.services.agent_records import any_agent, check_sees, owner_of
 from ironcage_core.services.lease_records import get_lease, list_leases
 from ironcage_core.services.leasing import revoke_leases
 from ironcage_http.calls import Call, answer, listed
 from ironcage_http.queries import Query
 from ironcage_http.routing import Route
-from ironcage_http.visibility import any_agent, check_sees, owner_of
 from ironcage_http.wire import amount, moment
 
 LONGEST_REASON: Final = 500

@@ -9,12 +9,12 @@ from litestar.response.base import ASGIResponse
 from ironcage_core.domain.ledger import Entry, EntryKind
 from ironcage_core.ports.lists import EntryFilter, Page
 from ironcage_core.ports.storage import UnitOfWork
+from ironcage_core.services.agent_records import any_agent, check_sees, owner_of
 from ironcage_core.services.allocations import list_entries
 from ironcage_core.services.lease_records import get_lease
 from ironcage_http.calls import Call, listed
 from ironcage_http.queries import Query
 from ironcage_http.routing import Route
-from ironcage_http.visibility import any_agent, check_sees, owner_of
 from ironcage_http.wire import amount, moment
 
 

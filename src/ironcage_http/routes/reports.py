@@ -17,6 +17,7 @@ from ironcage_core.services.reporting import (
     ItemResult,
     Reported,
     UnreadReport,
+    must_stop,
     report,
     report_batch,
 )
@@ -209,7 +210,7 @@ def _batch_view(batch: BatchReported) -> BatchView:
                 lease_spent_usd=amount(lease.total_spent),
                 lease_remaining_usd=amount(lease.held),
                 lease_status=lease.status,
-                stop=batch.hindered or lease.status != "active" or lease.held == 0,
+                stop=must_stop(lease, hindered=batch.hindered),
             )
             for lease in batch.leases
         ],

@@ -1,0 +1,30 @@
+"""The app that the tests of agents' calls share, and what holds for each of them."""
+
+import logging
+from collections.abc import Iterator
+
+import pytest
+
+from tests.support.http_agents import Stage, shown_secrets, stage
+from tests.support.world import TestAgent
+
+
+@pytest.fixture(scope="module")
+def world() -> Iterator[Stage]:
+    """One app for the module; each test has an agent of its own."""
+    with stage() as made:
+        yield made
+
+
+@pytest.fixture
+def silence(world: Stage, caplog: pytest.LogCaptureFixture) -> Iterator[None]:
+    """Nothing that is logged, at any level, holds a secret."""
+    caplog.set_level(logging.DEBUG)
+    yield
+    assert shown_secrets(caplog.get_records("call"), world.known_secrets) == []
+
+
+@pytest.fixture
+def agent(world: Stage) -> TestAgent:
+    """An agent of ann's."""
+    return world.agent()
