@@ -13,7 +13,7 @@ import pytest
 from ironcage_http.secrets_file import secrets_path
 from tests.support.servers import Reply, ServerProcess, run_ironcage
 
-PASSWORD_LINE = re.compile(r"^.*password ([A-Za-z0-9_-]{24})\b.*$", re.MULTILINE)
+PASSWORD_LINE = re.compile(r"^.*password ([A-Za-z0-9_-]{24})(?![A-Za-z0-9_-]).*$", re.MULTILINE)
 NEW_PASSWORD = "what the operator chose"
 ADMIN = {
     "IRON_ADMIN_EMAIL": "Root@Example.com",
