@@ -1,0 +1,1 @@
+"""What each migration executes, oldest first; written once and never edited."""
