@@ -15,6 +15,8 @@ from typing import Any, Final, NamedTuple
 
 from ironcage_core.domain.instants import MS_PER_S
 from ironcage_core.domain.leases import LeasePolicy
+from ironcage_core.domain.limit_classes import LimitClass
+from ironcage_core.domain.rate_limits import Rate
 from ironcage_core.errors import StartupError
 from ironcage_http import variables as v
 from ironcage_http.environment import Environment, Variable
@@ -28,7 +30,6 @@ LATER: Final = frozenset(
     {
         "ENABLE_DEMO_SEED",
         "IRON_ALLOWED_PROVIDERS",
-        "IRON_AUDIT_RETENTION_DAYS",
         "IRON_BUDGET_ALERT_LEVELS",
         "IRON_BUDGET_REQUEST_MAX_USD",
         "IRON_CALL_KEY_RETENTION_DAYS",
@@ -36,15 +37,8 @@ LATER: Final = frozenset(
         "IRON_FEED_RETENTION_EVENTS",
         "IRON_FEED_RETENTION_HOURS",
         "IRON_HOUR_ROLLUP_RETENTION_DAYS",
-        "IRON_LOCKOUT_SECONDS",
-        "IRON_LOCKOUT_THRESHOLD",
-        "IRON_MAX_ACTIVE_TOKENS_PER_USER",
-        "IRON_MAX_SESSIONS_PER_USER",
-        "IRON_RATE_LIMITS",
-        "IRON_RATE_LIMIT_ENABLED",
         "IRON_SAFETY_RETENTION_DAYS",
         "IRON_SETTLE_SECONDS",
-        "IRON_TRUSTED_PROXIES",
         "IRON_USAGE_RETENTION_DAYS",
     }
 )
@@ -66,7 +60,8 @@ class SettingsError(StartupError):
 class Settings:
     """Everything an operator decides; durations in seconds, but for the lease policy.
 
-    `admin` is None where the environment names none. `max_sessions` 0 means no limit.
+    `admin` is None where the environment names none. `max_sessions` 0 means no limit. `rate_limits` holds only those
+    that differ from the contract's.
     """
 
     mode: v.DeploymentMode
@@ -92,6 +87,8 @@ class Settings:
     allowed_origins: tuple[str, ...]
     trusted_proxies: tuple[v.Network, ...]
     rate_limit_enabled: bool
+    rate_limits: Mapping[LimitClass, Rate]
+    audit_retention_days: int
     metrics_token: str | None = field(repr=False)
     log_level: v.LogLevel
     admin: FirstAdmin | None
@@ -163,6 +160,8 @@ def _settings(env: Environment, here: Deployment, plain: _Plain, secrets: Secret
         allowed_origins=plain.origins,
         trusted_proxies=env.read(v.PROXIES),
         rate_limit_enabled=plain.is_limited,
+        rate_limits=env.read(v.RATE_LIMITS),
+        audit_retention_days=env.read(v.AUDIT_RETENTION),
         metrics_token=env.read(v.METRICS_TOKEN),
         log_level=plain.log_level,
         admin=plain.admin,

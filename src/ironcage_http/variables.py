@@ -7,11 +7,15 @@ Source: contract identity.md 8 to 10, budget.md 0, resources.md 10.
 
 import ipaddress
 import re
+from collections.abc import Mapping
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, Final, Literal, NoReturn, TypeAlias, TypeVar, get_args
 from urllib.parse import unquote, urlsplit
 
+from ironcage_core.domain.limit_classes import LIMITS, LimitClass, parse_overrides
 from ironcage_core.domain.money import MICROS_PER_USD, Micros, parse_usd
+from ironcage_core.domain.rate_limits import Rate
 from ironcage_core.errors import StartupError, ValidationError
 from ironcage_http.environment import UnsupportedError, Variable
 from ironcage_storage.sealed.tokens import MIN_SECRET_CHARS
@@ -226,6 +230,14 @@ RATE_LIMIT: Final = _flag(
     "true in production and wherever `SERVER_HOST` is no loopback address; else false",
     "false is refused in production",
 )
+RATE_LIMITS: Final[Variable[Mapping[LimitClass, Rate]]] = Variable(
+    "IRON_RATE_LIMITS",
+    MappingProxyType({}),
+    'a JSON object of rates by class such as {"login": "120/min"}, the period s, min, h, d or a number of seconds',
+    parse_overrides,
+    "-",
+    f"takes the place of the built-in rate; the classes are {', '.join(LIMITS)}",
+)
 ORIGINS: Final[Variable[tuple[str, ...] | None]] = Variable(
     "ALLOWED_ORIGINS",
     None,
@@ -261,6 +273,7 @@ LEASE_SWEEP: Final = _whole("IRON_LEASE_SWEEP_SECONDS", 5, 1, unit=_S)
 LEASE_MAX_OPEN: Final = _whole("IRON_LEASE_MAX_OPEN", 50, 1, note="open leases of one agent")
 REPORT_MAX: Final = _money("IRON_REPORT_MAX_USD", 1000, "the most that one report may cost")
 REPORT_BATCH: Final = _whole("IRON_REPORT_BATCH_MAX", 1000, 1, note="reports in one batch")
+AUDIT_RETENTION: Final = _whole("IRON_AUDIT_RETENTION_DAYS", 90, 1, unit=" of days")
 LOG_LEVEL: Final[Variable[LogLevel | None]] = Variable(
     "IRON_LOG_LEVEL", None, "error, warn, info, debug or trace", log_level, "info", "wins over `RUST_LOG`"
 )

@@ -83,6 +83,13 @@ def development(**environ: str) -> Settings:
         ("IRON_RATE_LIMIT_ENABLED", "TRUE", "rate_limit_enabled", True),
         ("ENABLE_DEMO_SEED", "1", "demo_seed", True),
         ("IRON_DEV_RESET_DB", "false", "reset_database", False),
+        (
+            "IRON_RATE_LIMITS",
+            ' {"login": "120/min", "return": "7/10"} ',
+            "rate_limits",
+            {"login": (120, 60), "return": (7, 10)},
+        ),
+        ("IRON_AUDIT_RETENTION_DAYS", "1", "audit_retention_days", 1),
         ("IRON_METRICS_TOKEN", "m-0123456789-abcdef", "metrics_token", "m-0123456789-abcdef"),
         ("IRON_LOG_LEVEL", "DEBUG", "log_level", "debug"),
         ("RUST_LOG", "trace", "log_level", "trace"),
@@ -125,6 +132,8 @@ def test_a_value_within_its_rule_is_taken(name: str, value: str, attribute: str,
         ("IRON_REPORT_BATCH_MAX", ["0"]),
         ("IRON_LEASE_SWEEP_SECONDS", ["0"]),
         ("IRON_RATE_LIMIT_ENABLED", ["maybe", MARK]),
+        ("IRON_RATE_LIMITS", [MARK, "[]", f'{{"{MARK}": "1/s"}}', f'{{"login": "{MARK}"}}', "[" * 100_000]),
+        ("IRON_AUDIT_RETENTION_DAYS", ["0", "1.5"]),
         ("IRON_METRICS_TOKEN", [f"{MARK} {MARK}", "ä"]),
         ("IRON_LOG_LEVEL", ["loud", MARK]),
         ("RUST_LOG", ["iron=debug", MARK]),
@@ -172,6 +181,7 @@ def test_an_empty_environment_has_the_defaults_of_the_contract(tmp_path: Path) -
     assert (settings.max_body_bytes, settings.sweep_s, settings.leases) == (1_048_576, 5, DEFAULT_POLICY)
     assert (settings.allowed_origins, settings.trusted_proxies) == (DEFAULT_ORIGINS, ())
     assert (settings.rate_limit_enabled, settings.log_level, settings.metrics_token) == (False, "info", None)
+    assert (settings.rate_limits, settings.audit_retention_days) == ({}, 90)
     assert (settings.admin, settings.reset_database, settings.demo_seed) == (None, False, False)
     assert settings.warnings == ()
 
