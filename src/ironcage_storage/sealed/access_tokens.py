@@ -18,11 +18,15 @@ from ironcage_core.domain.instants import MS_PER_S, Instant
 from ironcage_core.domain.sessions import AccessClaims
 from ironcage_core.errors import InvalidTokenError, StartupError, TokenExpiredError, WrongTokenTypeError
 from ironcage_storage.sealed.hs256 import Hs256
+from ironcage_storage.sealed.proven import Proven
 
 ISSUER: Final = "ironcage"
 AUDIENCE: Final = "ironcage-api"
 TYPE: Final = "access"
 MAX_VALUE_CHARS: Final = 2000
+
+REMEMBERED: Final = 4096
+"""How many proven values are remembered."""
 
 _REFUSAL: Final = "JWT_SECRET must not be empty or a public key"
 _KEY_BYTES: Final = 32
@@ -50,6 +54,7 @@ class AccessTokenSigner:
         # HMAC itself pads a short key with zeros; done here, PyJWT does not warn of what the settings have allowed.
         keys = [each.encode("utf-8", "surrogatepass").ljust(_KEY_BYTES, b"\0") for each in (secret, *previous)]
         self._hs256 = Hs256(keys, refusal=_REFUSAL)
+        self._proven: Proven[AccessClaims] = Proven(REMEMBERED)
 
     def sign(self, claims: AccessClaims) -> str:
         """Return the token value for `claims`; times are cut to whole seconds."""
@@ -73,6 +78,16 @@ class AccessTokenSigner:
         """
         if _OPAQUE.fullmatch(value):
             raise WrongTokenTypeError
+        value_hash = self.digest(value)
+        claims = self._proven.find(value_hash)
+        if claims is None:
+            claims = self._prove_anew(value)
+            self._proven.remember(value_hash, claims)
+        if claims.expires_at <= now:
+            raise TokenExpiredError(expired_at=claims.expires_at)
+        return claims
+
+    def _prove_anew(self, value: str) -> AccessClaims:
         payload = self._hs256.signed_payload(value) if len(value) <= MAX_VALUE_CHARS else None
         said = None if payload is None else _object(payload)
         if said is None:
@@ -81,10 +96,7 @@ class AccessTokenSigner:
             raise WrongTokenTypeError
         if not _are_sound(said):
             raise InvalidTokenError
-        claims = _claims(said)
-        if claims.expires_at <= now:
-            raise TokenExpiredError(expired_at=claims.expires_at)
-        return claims
+        return _claims(said)
 
 
 def new_refresh_token() -> str:

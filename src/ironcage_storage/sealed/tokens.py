@@ -11,8 +11,6 @@ Source: contract identity.md 7.
 import hashlib
 import hmac
 import json
-import threading
-from collections import OrderedDict
 from collections.abc import Sequence
 from typing import Any, Final
 
@@ -21,6 +19,7 @@ from ironcage_core.domain.ids import Prefix, is_id
 from ironcage_core.domain.instants import MS_PER_S, Instant
 from ironcage_core.errors import InvalidTokenError, StartupError, TokenExpiredError
 from ironcage_storage.sealed.hs256 import Hs256
+from ironcage_storage.sealed.proven import Proven
 
 ISSUER: Final = "iron-control-panel"
 AUDIENCE: Final = "ironcage-agent"
@@ -52,7 +51,7 @@ class IcTokenSigner:
             raise StartupError(_REFUSAL)
         keys = [each.encode("utf-8", "surrogatepass") for each in (secret, *previous)]
         self._hs256 = Hs256(keys, refusal=_REFUSAL)
-        self._proven = _ProvenClaims(remembered)
+        self._proven: Proven[IcTokenClaims] = Proven(remembered)
 
     def sign(self, claims: IcTokenClaims) -> str:
         """Return the token value for `claims`; times are cut to whole seconds."""
@@ -91,28 +90,6 @@ class IcTokenSigner:
         if claims is None:
             raise InvalidTokenError
         return claims
-
-
-class _ProvenClaims:
-    """Remembers the claims of the latest proven values by their hash; the values themselves are not kept."""
-
-    def __init__(self, capacity: int) -> None:
-        self._capacity = capacity
-        self._lock = threading.Lock()
-        self._claims: OrderedDict[str, IcTokenClaims] = OrderedDict()
-
-    def find(self, value_hash: str) -> IcTokenClaims | None:
-        with self._lock:
-            claims = self._claims.get(value_hash)
-            if claims is not None:
-                self._claims.move_to_end(value_hash)
-            return claims
-
-    def remember(self, value_hash: str, claims: IcTokenClaims) -> None:
-        with self._lock:
-            self._claims[value_hash] = claims
-            if len(self._claims) > self._capacity:
-                self._claims.popitem(last=False)
 
 
 def hash_token(value: str) -> str:
