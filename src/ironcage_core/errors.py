@@ -5,6 +5,7 @@ IroncageError
 │   ├── ValidationError              400  VALIDATION_ERROR (INVALID_PROVIDER_ID, UNSUPPORTED_PROVIDER)
 │   ├── CredentialError              401  AUTH_*
 │   ├── ForbiddenError               403  FORBIDDEN and the state and money codes
+│   ├── TooManyRequestsError         429  RATE_LIMIT_EXCEEDED, QUOTA_EXCEEDED, TOKEN_LIMIT_EXCEEDED
 │   ├── NotFoundError                404  *_NOT_FOUND
 │   ├── ConflictError                409  one code a state
 │   └── UnavailableError             503  SERVICE_UNAVAILABLE, CRYPTO_UNAVAILABLE
@@ -50,6 +51,12 @@ class ValidationError(RefusalError):
         name, problem = next(iter(fields.items()))
         super().__init__(f"{name}: {problem}", fields=dict(fields))
         self.fields = dict(fields)
+
+
+class NoFieldsError(RefusalError):
+    """A partial update that updates nothing (400)."""
+
+    code = "NO_FIELDS_PROVIDED"
 
 
 class InvalidProviderIdError(RefusalError):
@@ -154,9 +161,61 @@ class AccountDisabledError(ForbiddenError):
 
 
 class InsufficientScopeError(ForbiddenError):
-    """The token lacks a permission."""
+    """The token lacks a permission; `details.required` names it."""
 
     code = "INSUFFICIENT_SCOPE"
+
+
+class SessionRequiredError(ForbiddenError):
+    """An API token where only a person's session will do."""
+
+    code = "SESSION_REQUIRED"
+
+
+class PasswordChangeRequiredError(ForbiddenError):
+    """The account must change its password before anything else."""
+
+    code = "PASSWORD_CHANGE_REQUIRED"
+
+
+class AgentTokenForbiddenError(ForbiddenError):
+    """An agent's credential on a route that is not for agents, or on another agent's resource."""
+
+    code = "AGENT_TOKEN_FORBIDDEN"
+
+    def __init__(self) -> None:
+        super().__init__(
+            "Agent tokens cannot use this endpoint",
+            protocol="005",
+            endpoint="/api/v1/budget/handshake",
+            hint="use the budget handshake with the agent's IC token",
+        )
+
+
+class AccountLockedError(ForbiddenError):
+    """Too many failed logins in a row: no password login for a while, whatever the password (403).
+
+    `details.retry_after_s` in seconds, `details.locked_until` in milliseconds.
+    """
+
+    code = "AUTH_ACCOUNT_LOCKED"
+
+    def __init__(self, *, retry_after_s: int, locked_until: int) -> None:
+        super().__init__(
+            "The account is locked after too many failed logins", retry_after_s=retry_after_s, locked_until=locked_until
+        )
+
+
+class SelfModificationForbiddenError(ForbiddenError):
+    """An admin may not do this to the own account."""
+
+    code = "SELF_MODIFICATION_FORBIDDEN"
+
+
+class CostCapReachedError(ForbiddenError):
+    """An API token has cost what it may cost in its life; `details.{spent,limit}` in micro-USD (403)."""
+
+    code = "BUDGET_EXCEEDED"
 
 
 class AgentInactiveError(ForbiddenError):
@@ -207,6 +266,37 @@ class LeaseRevokedError(ForbiddenError):
     code = "LEASE_REVOKED"
 
 
+# --- 429 ---------------------------------------------------------------------
+
+
+class TooManyRequestsError(RefusalError):
+    """Come back later; `details.retry_after_s` says when, in seconds, at least 1."""
+
+    code = "TOO_MANY_REQUESTS"
+
+
+class RateLimitExceededError(TooManyRequestsError):
+    """More requests than the limit allows."""
+
+    code = "RATE_LIMIT_EXCEEDED"
+
+
+class QuotaExceededError(TooManyRequestsError):
+    """An API token's daily quota is used up; `details.{quota,limit,used,resets_at}`."""
+
+    code = "QUOTA_EXCEEDED"
+
+
+class CostQuotaExceededError(QuotaExceededError):
+    """An API token has cost what it may cost in a day; `details.{limit,used}` in micro-USD."""
+
+
+class TokenLimitExceededError(TooManyRequestsError):
+    """The user has as many living API tokens as allowed; `details.{limit,active}`."""
+
+    code = "TOKEN_LIMIT_EXCEEDED"
+
+
 # --- 404 ---------------------------------------------------------------------
 
 
@@ -238,6 +328,18 @@ class UserNotFoundError(NotFoundError):
     """No such user."""
 
     code = "USER_NOT_FOUND"
+
+
+class ApiTokenNotFoundError(NotFoundError):
+    """No such API token, or not one for this."""
+
+    code = "TOKEN_NOT_FOUND"
+
+
+class AuditRowNotFoundError(NotFoundError):
+    """No such row of the audit log, or it was pruned."""
+
+    code = "AUDIT_NOT_FOUND"
 
 
 # --- 409 ---------------------------------------------------------------------
@@ -301,6 +403,42 @@ class DuplicateEmailError(ConflictError):
     """A living user has this email, in whatever case."""
 
     code = "DUPLICATE_EMAIL"
+
+
+class UserAlreadySuspendedError(ConflictError):
+    """The user is suspended already."""
+
+    code = "USER_ALREADY_SUSPENDED"
+
+
+class UserAlreadyActiveError(ConflictError):
+    """The user is active and not locked."""
+
+    code = "USER_ALREADY_ACTIVE"
+
+
+class UserDeletedError(ConflictError):
+    """The user was deleted; nothing changes that."""
+
+    code = "USER_DELETED"
+
+
+class LastAdminError(ConflictError):
+    """There must be one active admin at least."""
+
+    code = "LAST_ADMIN"
+
+
+class ApiTokenRevokedError(ConflictError):
+    """The API token was revoked; `details.revoked_at` says when, in milliseconds."""
+
+    code = "TOKEN_ALREADY_REVOKED"
+
+
+class ApiTokenRotatedError(ConflictError):
+    """The API token was rotated: another stands in its place."""
+
+    code = "TOKEN_ROTATED"
 
 
 class ProviderExistsError(ConflictError):

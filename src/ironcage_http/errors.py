@@ -16,12 +16,15 @@ from ironcage_core.errors import (
     BudgetExceededError,
     BudgetUnchangedError,
     ConflictError,
+    CostCapReachedError,
+    CostQuotaExceededError,
     CredentialError,
     ForbiddenError,
     IroncageError,
     NotFoundError,
     RefusalError,
     RequestIdConflictError,
+    TooManyRequestsError,
     UnavailableError,
 )
 from ironcage_http.wire import UnsupportedMediaTypeError, amount, encode, moment
@@ -45,6 +48,7 @@ STATUS: Final[Mapping[type[IroncageError], int]] = MappingProxyType(
     {
         CredentialError: 401,
         ForbiddenError: 403,
+        TooManyRequestsError: 429,
         NotFoundError: 404,
         ConflictError: 409,
         UnsupportedMediaTypeError: 415,
@@ -61,6 +65,8 @@ _DECREASE: Final = frozenset(
 AMOUNTS: Final[Mapping[type[IroncageError], frozenset[str]]] = MappingProxyType(
     {
         BudgetExceededError: frozenset(("spent", "limit", "held", "remaining")),
+        CostCapReachedError: frozenset(("spent", "limit")),
+        CostQuotaExceededError: frozenset(("limit", "used")),
         RequestIdConflictError: frozenset(("recorded_cost",)),
         BudgetChangedError: frozenset(("current_budget",)),
         BudgetUnchangedError: frozenset(("current_budget",)),
@@ -70,9 +76,8 @@ AMOUNTS: Final[Mapping[type[IroncageError], frozenset[str]]] = MappingProxyType(
 )
 """Which details are micro-USD inside and USD on the wire."""
 
-_INSTANTS: Final = frozenset(("frees_at", "expired_at", "revoked_at"))
-_NAMES: Final = MappingProxyType({"recorded_cost": "recorded_cost_usd"})
-_NOT_DETAILS: Final = frozenset(("retry_after_s",))
+_INSTANTS: Final = frozenset(("frees_at", "expired_at", "revoked_at", "locked_until", "resets_at", "reset_at"))
+_NAMES: Final = MappingProxyType({"recorded_cost": "recorded_cost_usd", "retry_after_s": "retry_after"})
 _JSON: Final = "application/json"
 _INTERNAL: Final = b'{"error":"Internal server error","code":"INTERNAL_ERROR","details":{}}'
 _HTTP_CODES: Final[Mapping[int, tuple[str, str]]] = MappingProxyType(
@@ -94,7 +99,7 @@ def details_of(error: IroncageError) -> dict[str, object]:
     amounts = AMOUNTS.get(type(error), frozenset())
     details: dict[str, object] = {}
     for name, value in error.details.items():
-        if name in _NOT_DETAILS or value is None:
+        if value is None:
             continue
         shown: object = value
         if name in amounts and isinstance(value, int):

@@ -6,41 +6,24 @@ from collections.abc import Iterable, Mapping, Sequence
 from functools import lru_cache
 from http import HTTPStatus
 from importlib.metadata import version
-from types import MappingProxyType
 from typing import Any, Final
 
 import msgspec
 
+from ironcage_core.domain.permissions import Rule
 from ironcage_core.errors import IroncageError
 from ironcage_http.errors import status_of
-from ironcage_http.routing import Access, Route
+from ironcage_http.routing import Route
 
 BASE: Final = "/api/v1"
 
 _TOKEN_CODES: Final = ("AUTH_MISSING_TOKEN", "AUTH_INVALID_TOKEN", "AUTH_TOKEN_EXPIRED", "AUTH_WRONG_TOKEN_TYPE")
-_USER_CODES: Final = (*_TOKEN_CODES, "AUTH_TOKEN_REVOKED", "AUTH_ACCOUNT_DISABLED", "PASSWORD_CHANGE_REQUIRED")
-ACCESS_CODES: Final[Mapping[Access, tuple[str, ...]]] = MappingProxyType(
-    {
-        "public": (),
-        "ic": (*_TOKEN_CODES, "AMBIGUOUS_CREDENTIALS"),
-        "any": (*_USER_CODES, "AMBIGUOUS_CREDENTIALS", "AGENT_TOKEN_FORBIDDEN"),
-        "user": (*_USER_CODES, "AMBIGUOUS_CREDENTIALS", "AGENT_TOKEN_FORBIDDEN"),
-        "admin": (*_USER_CODES, "AMBIGUOUS_CREDENTIALS", "AGENT_TOKEN_FORBIDDEN", "FORBIDDEN"),
-    }
-)
-"""What a route may refuse with because of who calls."""
+_USER_CODES: Final = (*_TOKEN_CODES, "AUTH_TOKEN_REVOKED", "AUTH_ACCOUNT_DISABLED")
+_QUOTA_CODES: Final = ("QUOTA_EXCEEDED", "BUDGET_EXCEEDED")
+_IC_SECURITY: Final[list[dict[str, list[str]]]] = [{"icToken": []}, {"bearer": []}]
 
 BODY_CODES: Final = ("MALFORMED_JSON", "VALIDATION_ERROR", "UNSUPPORTED_MEDIA_TYPE", "PAYLOAD_TOO_LARGE")
 ALWAYS: Final = ("INTERNAL_ERROR", "SERVICE_UNAVAILABLE")
-_SECURITY: Final[Mapping[Access, list[dict[str, list[str]]]]] = MappingProxyType(
-    {
-        "public": [],
-        "ic": [{"icToken": []}, {"bearer": []}],
-        "any": [{"bearer": []}, {"icToken": []}],
-        "user": [{"bearer": []}],
-        "admin": [{"bearer": []}],
-    }
-)
 
 
 class ErrorView(msgspec.Struct, frozen=True):
@@ -53,14 +36,47 @@ class ErrorView(msgspec.Struct, frozen=True):
 
 def codes_of(route: Route) -> dict[str, int]:
     """Return every code a route may refuse with, and its status."""
-    codes = [*ACCESS_CODES[route.access], *route.codes, *ALWAYS]
+    codes = [*_codes_of_rule(route.rule), *route.codes, *ALWAYS]
+    if route.limit_class is not None:
+        codes.append("RATE_LIMIT_EXCEEDED")
     if route.body is not None:
         codes += BODY_CODES
-    if route.method == "GET" and route.access != "public":
+    if route.method == "GET" and not route.rule.is_public:
         codes.append("VALIDATION_ERROR")
     known = _statuses()
     explicit = {code: int(status) for status, _, code in (each.partition(" ") for each in codes) if code}
     return explicit | {code: known[code] for code in dict.fromkeys(codes) if " " not in code}
+
+
+def _codes_of_rule(rule: Rule) -> Iterable[str]:
+    """Yield what a route may refuse with because of who calls."""
+    if rule.is_public:
+        return
+    yield from ("AMBIGUOUS_CREDENTIALS", "AGENT_TOKEN_FORBIDDEN")
+    if rule.ic == "only":
+        yield from _TOKEN_CODES
+        return
+    yield from _USER_CODES
+    if not rule.may_owe_password:
+        yield "PASSWORD_CHANGE_REQUIRED"
+    if "none" in {rule.admin, rule.user, rule.viewer}:
+        yield "FORBIDDEN"
+    if not rule.takes_tokens:
+        yield "SESSION_REQUIRED"
+    else:
+        yield from _QUOTA_CODES
+        if rule.permission is not None:
+            yield "INSUFFICIENT_SCOPE"
+
+
+def _security_of(rule: Rule) -> list[dict[str, list[str]]]:
+    """Return the ways to say who calls, as OpenAPI lists them."""
+    if rule.is_public:
+        return []
+    user: list[dict[str, list[str]]] = [{"bearer": []}]
+    if rule.takes_tokens:
+        user.append({"apiToken": []})
+    return {"no": user, "too": [*user, *_IC_SECURITY], "only": _IC_SECURITY}[rule.ic]
 
 
 def codes_reference(routes: Sequence[Route]) -> str:
@@ -116,6 +132,7 @@ def describe(routes: Sequence[Route]) -> dict[str, Any]:
             "schemas": components,
             "securitySchemes": {
                 "bearer": {"type": "http", "scheme": "bearer"},
+                "apiToken": {"type": "apiKey", "in": "header", "name": "X-API-Token"},
                 "icToken": {"type": "apiKey", "in": "header", "name": "X-IC-Token"},
             },
         },
@@ -139,7 +156,7 @@ def _operation(route: Route, refs: Mapping[Any, Any]) -> dict[str, Any]:
         "operationId": "_".join([route.method.lower(), *re.findall(r"\w+", route.path)]),
         "summary": route.summary,
         "tags": [route.path.strip("/").partition("/")[0]],
-        "security": _SECURITY[route.access],
+        "security": _security_of(route.rule),
         "parameters": [
             {"name": name, "in": "path", "required": True, "schema": {"type": "string"}}
             for name in re.findall(r"{(\w+)}", route.path)

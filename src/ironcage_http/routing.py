@@ -1,13 +1,16 @@
-"""Routing: the one table row a route has, from which the app and its documentation are made."""
+"""Routing: the one table row a route has, from which the app, its guard and its documentation are made."""
 
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from typing import Any, Literal
 
 import msgspec
+from litestar.response.base import ASGIResponse
 
-from ironcage_http.calls import Handler
+from ironcage_core.domain.limit_classes import LimitClass
+from ironcage_core.domain.permissions import RULES, Rule
 
-Access = Literal["public", "any", "user", "admin", "ic"]
+Handler = Callable[[Any], Awaitable[ASGIResponse]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -17,24 +20,45 @@ class Route:
     Args:
         method: The HTTP method.
         path: Below the base path, with `{name}` for a part that varies.
-        handler: What answers it.
+        handler: What answers a `Call` of it.
         summary: One sentence for the documentation.
+        action: What it does, by the name in the table of permissions, which alone says who may call.
         body: The struct of the request's body, if it takes one.
         answer: The struct of the answer, if it has one.
         status: The status of success.
-        codes: The codes it may refuse with, beside those every route of its access has; where a code has two
+        codes: The codes it may refuse with, beside those that its action brings; where a code has two
             statuses, the one of this route stands before it.
-        access: Who may call: anybody, any credential, a user, an admin, or an agent by IC token.
+        limit: The class of its rate limit; None for the general one of its method, `none` for no limit.
         example: A body for the documentation.
+
+    Raises:
+        ValueError: The action is not in the table: nobody could say who may call.
     """
 
     method: Literal["GET", "POST", "PUT", "PATCH", "DELETE"]
     path: str
     handler: Handler
     summary: str
+    action: str
     body: type[msgspec.Struct] | None = None
     answer: Any = None
     status: int = 200
     codes: tuple[str, ...] = ()
-    access: Access = "user"
+    limit: LimitClass | Literal["none"] | None = None
     example: Any = None
+
+    def __post_init__(self) -> None:
+        if self.action not in RULES:
+            raise ValueError(f"{self.method} {self.path}: no rule says who may do {self.action}")
+
+    @property
+    def rule(self) -> Rule:
+        """Who may call."""
+        return RULES[self.action]
+
+    @property
+    def limit_class(self) -> LimitClass | None:
+        """The class of its rate limit, if it has one."""
+        if self.limit is None:
+            return "reads" if self.method == "GET" else "writes"
+        return None if self.limit == "none" else self.limit

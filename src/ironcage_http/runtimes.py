@@ -15,7 +15,6 @@ from ironcage_core.domain.instants import MS_PER_S, Instant, parse_instant
 from ironcage_core.errors import ValidationError
 from ironcage_core.ports.storage import UnitOfWork
 from ironcage_core.services.granting import check_may_call
-from ironcage_core.services.ic_tokens import authenticate
 from ironcage_http.calls import Call
 from ironcage_http.wire import Read, S
 
@@ -32,10 +31,10 @@ async def as_agent(call: Call, body: Read[S], use_case: Callable[[UnitOfWork, Ag
         RefusalError: In this order: no JSON, a misshapen or second token, no living token, no `llm:call`, bad fields.
     """
     body.check_syntax()
-    proven = call.ic_token(call.presented(_token_in(body)))
+    who = call.agent(_token_in(body))
 
     def judged(uow: UnitOfWork) -> T:
-        identity = authenticate(uow, proven)
+        identity = who(uow)
         check_may_call(identity)
         return use_case(uow, identity, body.value())
 

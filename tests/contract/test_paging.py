@@ -8,6 +8,7 @@ from itertools import product
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from ironcage_core.domain.ids import MASTER_PROJECT, ORPHANED_PROJECT
 from ironcage_core.domain.instants import MS_PER_DAY
 from ironcage_core.domain.leases import Lease
 from ironcage_core.domain.ledger import Entry, EntryKind
@@ -20,8 +21,12 @@ from tests.support.world import NOON
 MIDNIGHT = NOON // MS_PER_DAY * MS_PER_DAY
 KINDS: tuple[EntryKind, ...] = ("adjust", "grant", "spend")
 OWNERS = [user_row(f"owner {n}") for n in range(2)]
-AGENTS = [agent_row(OWNERS[n % 2].id, status="inactive" if n == 3 else "active") for n in range(5)]
-OWNER_OF = {agent.id: agent.owner_id for agent in AGENTS}
+PROJECTS = (MASTER_PROJECT, ORPHANED_PROJECT)
+AGENTS = [
+    agent_row(OWNERS[n % 2].id, status="inactive" if n == 3 else "active")._replace(project_id=PROJECTS[n // 2 % 2])
+    for n in range(5)
+]
+AGENT_OF = {agent.id: agent for agent in AGENTS}
 LEASES = [
     closed(lease_row(AGENTS[n % 3].id))
     if n % 2
@@ -70,7 +75,8 @@ def is_among(entry: Entry, which: EntryFilter) -> bool:
     """Tell, without any database, whether the filter means this entry."""
     return (
         which.agent_id in {None, entry.agent_id}
-        and which.owner_id in {None, OWNER_OF[entry.agent_id]}
+        and which.owner_id in {None, AGENT_OF[entry.agent_id].owner_id}
+        and which.project_id in {None, AGENT_OF[entry.agent_id].project_id}
         and which.lease_id in {None, entry.lease_id}
         and which.kind in {None, entry.kind}
         and (which.since is None or entry.posted_at >= which.since)
@@ -85,6 +91,7 @@ filters = st.builds(
     owner_id=st.none() | st.sampled_from([owner.id for owner in OWNERS]),
     lease_id=st.none() | st.sampled_from([lease.id for lease in LEASES]),
     kind=st.none() | st.sampled_from(KINDS),
+    project_id=st.none() | st.sampled_from(PROJECTS),
     since=instants,
     until=instants,
 )
@@ -117,18 +124,22 @@ def _page_of_all(uow: UnitOfWork, paging: Paging) -> list[str]:
 
 
 def _is_among_leases(lease: Lease, which: LeaseFilter) -> bool:
-    row = {"agent_id": lease.agent_id, "owner_id": OWNER_OF[lease.agent_id], "status": lease.status}
+    agent = AGENT_OF[lease.agent_id]
+    row = {
+        "agent_id": agent.id, "owner_id": agent.owner_id, "project_id": agent.project_id, "status": lease.status,
+    }  # fmt: skip
     return all(value in {None, row[name]} for name, value in asdict(which).items())
 
 
 def test_a_page_of_leases_and_its_total_are_exact(store: SqliteStore) -> None:
-    """Every combination of agent, owner and status, newest lease first."""
+    """Every combination of agent, owner, status and project, newest lease first."""
     store.write(keep_books)
-    agent_ids = [None, *OWNER_OF]
+    agent_ids = [None, *AGENT_OF]
     owner_ids = [None, *(owner.id for owner in OWNERS)]
+    statuses = [None, "active", "expired", "closed", "revoked"]
 
-    for agent_id, owner_id, status in product(agent_ids, owner_ids, [None, "active", "expired", "closed", "revoked"]):
-        which = LeaseFilter(agent_id, owner_id, status)
+    for wanted in product(agent_ids, owner_ids, statuses, [None, *PROJECTS]):
+        which = LeaseFilter(*wanted)
         expected = [lease for lease in reversed(LEASES) if _is_among_leases(lease, which)]
         assert _lease_page(store, which) == (expected[2:4], len(expected)), which
 

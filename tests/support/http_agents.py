@@ -17,6 +17,7 @@ from ironcage_core.domain.leases import Lease
 from ironcage_core.domain.ledger import Balance
 from ironcage_core.domain.money import Micros
 from ironcage_core.domain.providers import ProviderKey
+from ironcage_core.domain.users import Role
 from ironcage_core.services.key_lending import Sealing
 from ironcage_core.services.provider_keys import add_provider_key
 from ironcage_http.app import create_app
@@ -24,7 +25,7 @@ from ironcage_http.settings import read_settings
 from ironcage_storage.sealed.ip_tokens import IpTokenSealer
 from ironcage_storage.sealed.vault import AesGcmVault, MasterKey
 from ironcage_storage.sqlite.store import SqliteStore
-from tests.support.web import Answer, Caller, people
+from tests.support.web import Answer, Caller, add_person, people
 from tests.support.world import ADMIN, API_KEY, SIGNING_SECRET, USD, SetClock, TestAgent, World
 
 JSON = {"Content-Type": "application/json"}
@@ -57,6 +58,10 @@ class Stage(World):
         found = self.store.read(lambda uow: uow.users.find_by_username(username))
         assert found is not None
         return found.id
+
+    def add_user(self, username: str, role: Role = "user") -> str:
+        """Add another user with the usual password and return the id."""
+        return self.store.write(partial(add_person, username=username, role=role)).id
 
     def add_key(self, provider: str) -> ProviderKey:
         """Add another provider key."""

@@ -38,6 +38,8 @@ class Agent(NamedTuple):
     created_at: Instant
     updated_at: Instant
     deleted_at: Instant | None
+    description: str | None = None
+    tags: str = "[]"  # a JSON list of texts
 
     @property
     def hindrance(self) -> Literal["stopped", "inactive", "failed"] | None:

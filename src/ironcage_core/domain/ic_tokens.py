@@ -6,6 +6,7 @@ The value is a signed JWT. Its signature proves who made it; the hash in the rec
 from dataclasses import dataclass, field
 from typing import Final, Literal, NamedTuple
 
+from ironcage_core.domain.access import NOWHERE, Origin
 from ironcage_core.domain.audit import Actor
 from ironcage_core.domain.instants import Instant
 
@@ -63,11 +64,20 @@ class AgentIdentity:
     gen: int
     permissions: tuple[str, ...]
     token: str = field(repr=False)
+    origin: Origin = NOWHERE
 
     @property
     def actor(self) -> Actor:
         """This agent, as the audit log remembers it."""
-        return Actor("agent", self.agent_id, token_id=self.token_id)
+        where = self.origin
+        return Actor(
+            "agent",
+            self.agent_id,
+            token_id=self.token_id,
+            ip_address=where.ip_address,
+            user_agent=where.user_agent,
+            request_id=where.request_id,
+        )
 
 
 class IcTokenRecord(NamedTuple):

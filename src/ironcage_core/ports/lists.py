@@ -4,12 +4,17 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Final, Generic, Literal, NamedTuple, TypeVar
 
+from ironcage_core.domain.api_tokens import ApiTokenStatus
+from ironcage_core.domain.audit import Category, Outcome
 from ironcage_core.domain.instants import Instant
 from ironcage_core.domain.ledger import EntryKind
 from ironcage_core.domain.money import Micros
+from ironcage_core.domain.users import ShownStatus
 from ironcage_core.errors import ValidationError
 
 T = TypeVar("T")
+
+TokenKind = Literal["ic", "api"]
 
 MAX_PER_PAGE: Final = 10_000
 """For programs; what people may ask for over a wire is less."""
@@ -55,6 +60,7 @@ class EntryFilter:
     kind: EntryKind | None = None
     since: Instant | None = None
     until: Instant | None = None
+    project_id: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,6 +70,7 @@ class LeaseFilter:
     agent_id: str | None = None
     owner_id: str | None = None
     status: str | None = None
+    project_id: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,6 +94,68 @@ class KeyFilter:
     is_enabled: bool | None = None
 
 
+@dataclass(frozen=True, slots=True)
+class UserFilter:
+    """Which users; None means all. `search` is a part of username, email or name, in whatever case.
+
+    Deleted users are left out unless `status` asks for them or `include_deleted` is set.
+    """
+
+    role: str | None = None
+    is_active: bool | None = None
+    status: ShownStatus | None = None
+    search: str | None = None
+    include_deleted: bool = False
+    now: Instant = 0
+
+
+@dataclass(frozen=True, slots=True)
+class ApiTokenFilter:
+    """Which API tokens; None means all. `name` is a part of the name, in whatever case.
+
+    `now` decides which are expired.
+    """
+
+    user_id: str | None = None
+    status: ApiTokenStatus | None = None
+    project_id: str | None = None
+    agent_id: str | None = None
+    name: str | None = None
+    now: Instant = 0
+
+
+@dataclass(frozen=True, slots=True)
+class TokenFilter:
+    """Which tokens of either kind; None means all. `search` is a part of the name, in whatever case.
+
+    `owner_id` is the user of an API token and the owner of an IC token's agent.
+    """
+
+    kind: TokenKind | None = None
+    owner_id: str | None = None
+    agent_id: str | None = None
+    project_id: str | None = None
+    status: ApiTokenStatus | None = None
+    search: str | None = None
+    now: Instant = 0
+
+
+@dataclass(frozen=True, slots=True)
+class AuditFilter:
+    """Which rows of the audit log; None means all. `since` is inclusive, `until` exclusive."""
+
+    user_id: str | None = None
+    operation: str | None = None
+    resource_type: str | None = None
+    resource_id: str | None = None
+    category: Category | None = None
+    outcome: Outcome | None = None
+    since: Instant | None = None
+    until: Instant | None = None
+
+
+UserOrder = Literal["created_at", "username", "email", "role", "last_login"]
+ApiTokenOrder = Literal["name", "created_at", "last_used_at", "expires_at"]
 AgentOrder = Literal["name", "budget", "created_at", "updated_at"]
 KeyOrder = Literal["name", "created_at", "updated_at"]
 
@@ -105,3 +174,19 @@ class LeaseReports(NamedTuple):
 
     lease_id: str
     cost: Micros
+
+
+class TokenEntry(NamedTuple):
+    """One token of either kind, as a list of all shows it."""
+
+    id: str
+    kind: TokenKind
+    name: str
+    owner_id: str
+    agent_id: str | None
+    project_id: str | None
+    status: ApiTokenStatus
+    created_at: Instant
+    created_by: str
+    last_used_at: Instant | None
+    expires_at: Instant | None

@@ -1,18 +1,16 @@
-"""The collections around the books: users, their sessions, agents, keys, tokens, audit log, feed.
+"""The collections around the books: agents, limits, provider keys, IC tokens, feed.
 
 `find_x` gives None where there is nothing.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Protocol
 
 from ironcage_core.domain.agents import Agent
-from ironcage_core.domain.audit import AuditNote, AuditRow
 from ironcage_core.domain.events import FeedEvent, FeedType
 from ironcage_core.domain.ic_tokens import IcTokenRecord
 from ironcage_core.domain.providers import ProviderKey
-from ironcage_core.domain.sessions import FoundRefresh, Session
-from ironcage_core.domain.users import UsageLimit, User
+from ironcage_core.domain.users import UsageLimit
 from ironcage_core.ports.lists import KeyFilter, KeyOrder, Page, Paging
 
 
@@ -27,6 +25,10 @@ class Agents(Protocol):
         """Store the agent, new or changed."""
         ...
 
+    def live_of(self, owner_id: str) -> Sequence[Agent]:
+        """Return the agents of an owner that were not deleted, oldest first."""
+        ...
+
 
 class Limits(Protocol):
     """Usage limits of users."""
@@ -39,48 +41,8 @@ class Limits(Protocol):
         """Store the limit, new or changed."""
         ...
 
-
-class Users(Protocol):
-    """All users, deleted ones included."""
-
-    def find(self, user_id: str) -> User | None:
-        """Return the user with this id."""
-        ...
-
-    def find_by_username(self, username: str) -> User | None:
-        """Return the living user with this username, in whatever case."""
-        ...
-
-    def find_by_email(self, email: str) -> User | None:
-        """Return the living user with this email, in whatever case."""
-        ...
-
-    def is_empty(self) -> bool:
-        """Tell whether there was never any user."""
-        ...
-
-    def put(self, user: User) -> None:
-        """Store the user, new or changed."""
-        ...
-
-
-class Sessions(Protocol):
-    """Sessions of users, ended ones included, and every refresh token they ever had, by its hash."""
-
-    def find(self, session_id: str) -> Session | None:
-        """Return the session with this id."""
-        ...
-
-    def find_by_refresh_hash(self, refresh_hash: str) -> FoundRefresh | None:
-        """Return the session that has or had the refresh token with this hash, and the token's generation."""
-        ...
-
-    def of_user(self, user_id: str) -> Sequence[Session]:
-        """Return the user's sessions that are not revoked, oldest first."""
-        ...
-
-    def put(self, session: Session) -> None:
-        """Store the session, new or changed; a refresh hash that it replaces counts as exchanged now."""
+    def delete_of_user(self, user_id: str) -> None:
+        """Remove the user-level limit, if there is one."""
         ...
 
 
@@ -143,18 +105,6 @@ class IcTokens(Protocol):
 
     def put(self, record: IcTokenRecord) -> None:
         """Store the record, new or changed."""
-        ...
-
-
-class AuditLog(Protocol):
-    """The hash-chained audit log."""
-
-    def append(self, note: AuditNote) -> None:
-        """Remember a note; the store links it into its chain."""
-        ...
-
-    def rows(self) -> Iterator[AuditRow]:
-        """Yield every row in the order of writing."""
         ...
 
 

@@ -15,7 +15,8 @@ from typing import Protocol, TypeVar
 from ironcage_core.domain.ids import Prefix
 from ironcage_core.domain.instants import Instant
 from ironcage_core.ports.books import Balances, Banks, Leases, Ledger, Usage
-from ironcage_core.ports.records import Agents, AuditLog, Feed, IcTokens, Limits, ProviderKeys, Sessions, Users
+from ironcage_core.ports.identity import ApiTokens, AuditLog, Sessions, TokenUsage, UnknownLogins, Users
+from ironcage_core.ports.records import Agents, Feed, IcTokens, Limits, ProviderKeys
 
 T = TypeVar("T")
 
@@ -78,6 +79,21 @@ class UnitOfWork(Protocol):
         ...
 
     @property
+    def unknown_logins(self) -> UnknownLogins:
+        """Failed logins of nobody."""
+        ...
+
+    @property
+    def api_tokens(self) -> ApiTokens:
+        """All API tokens."""
+        ...
+
+    @property
+    def token_usage(self) -> TokenUsage:
+        """What API tokens have used."""
+        ...
+
+    @property
     def provider_keys(self) -> ProviderKeys:
         """All provider keys."""
         ...
@@ -116,6 +132,10 @@ class Store(Protocol):
     @property
     def queue_depth(self) -> int:
         """How many writes wait."""
+        ...
+
+    async def glance_async(self, use_case: UseCase[T]) -> T:
+        """As `read`, but at once on the event loop: for a few point reads that take microseconds."""
         ...
 
     def read(self, use_case: UseCase[T]) -> T:

@@ -9,7 +9,7 @@ from ironcage_core.domain.ic_tokens import IcTokenRecord
 from ironcage_core.domain.ledger import Balance
 from ironcage_core.ports.lists import AgentOrder, BalanceFilter, Page, Paging
 from ironcage_core.ports.storage import UnitOfWork
-from ironcage_core.services.agent_records import own_agent
+from ironcage_core.services.agent_records import own_agent, scope_of
 from ironcage_core.services.expiry import catch_up, catch_up_selected
 from ironcage_core.services.posting import balance_of
 
@@ -46,11 +46,12 @@ def list_agents(
     descending: bool = True,
     principal: Principal,
 ) -> Page[AgentOverview]:
-    """Return one page of the live agents that this user may see, as of this instant; an admin may see all."""
-    if principal.role != "admin":
-        if which.owner_id not in {None, principal.user_id}:
+    """Return one page of the live agents that this user may see, as of this instant."""
+    scope = scope_of(principal)
+    for asked, allowed in ((which.owner_id, scope.owner_id), (which.project_id, scope.project_id)):
+        if allowed is not None and asked not in {None, allowed}:
             return Page((), 0)
-        which = replace(which, owner_id=principal.user_id)
+    which = replace(which, owner_id=scope.owner_id or which.owner_id, project_id=scope.project_id or which.project_id)
     catch_up_selected(uow, None)
     page = uow.balances.page(which, paging, order, descending=descending)
     ids = [agent.id for agent, _ in page.rows]

@@ -1,13 +1,14 @@
 """Agent records: finding the agent that a use case is about, and who may look at it."""
 
+from dataclasses import dataclass
 from typing import Final
 
-from ironcage_core.domain.access import Principal
+from ironcage_core.domain.access import Principal, Target, reaches
 from ironcage_core.domain.agents import Agent
 from ironcage_core.domain.ic_tokens import AgentIdentity
 from ironcage_core.domain.ids import is_id
 from ironcage_core.domain.ledger import Balance
-from ironcage_core.errors import AgentNotFoundError, ForbiddenError
+from ironcage_core.errors import AgentNotFoundError, AgentTokenForbiddenError, ForbiddenError
 from ironcage_core.ports.storage import UnitOfWork
 
 Caller = AgentIdentity | Principal
@@ -39,39 +40,57 @@ def live_agent(uow: UnitOfWork, agent_id: str) -> Agent:
     return agent
 
 
-def sees(caller: Caller, agent: Agent) -> bool:
-    """Tell whether a caller may look at an agent: itself, an owner's own live one, everybody's for an admin."""
-    if isinstance(caller, AgentIdentity):
-        return caller.agent_id == agent.id
-    return caller.role == "admin" or (caller.user_id == agent.owner_id and agent.deleted_at is None)
+def target_of(agent: Agent) -> Target:
+    """Return an agent as a thing that somebody's rights reach or not; a deleted one is nobody's own."""
+    return Target(None if agent.deleted_at is not None else agent.owner_id, agent.id, agent.project_id)
 
 
 def check_sees(agent: Agent, caller: Caller) -> None:
-    """Refuse an agent that the caller may not look at.
+    """Refuse an agent that the caller may not look at: an agent sees itself, a user what the action at hand reaches.
 
     Raises:
+        AgentTokenForbiddenError: The caller is bound to another agent.
         ForbiddenError: It is somebody else's.
     """
-    if not sees(caller, agent):
+    if isinstance(caller, AgentIdentity):
+        if caller.agent_id != agent.id:
+            raise ForbiddenError("The agent belongs to somebody else")
+    elif not reaches(caller, target_of(agent)):
+        if caller.bound_agent not in {None, agent.id}:
+            raise AgentTokenForbiddenError
         raise ForbiddenError("The agent belongs to somebody else")
 
 
 def own_agent(uow: UnitOfWork, agent_id: str, principal: Principal) -> Agent:
-    """Return a live agent of this user; every one is an admin's own.
+    """Return a live agent that the principal's action reaches.
 
     Raises:
+        AgentTokenForbiddenError: The principal is bound to another agent; also if there is none with this id.
         AgentNotFoundError: No such agent, or it was deleted.
         ForbiddenError: It is another user's.
     """
+    if principal.bound_agent not in {None, agent_id}:
+        raise AgentTokenForbiddenError
     agent = live_agent(uow, agent_id)
-    if not sees(principal, agent):
-        raise ForbiddenError("The agent belongs to another user")
+    check_sees(agent, principal)
     return agent
 
 
-def owner_of(principal: Principal) -> str | None:
-    """Return the owner whose agents a list is narrowed to; None for an admin, who sees all."""
-    return None if principal.role == "admin" else principal.user_id
+@dataclass(frozen=True, slots=True)
+class Scope:
+    """To which agents a list is narrowed; None narrows nothing."""
+
+    owner_id: str | None = None
+    project_id: str | None = None
+    agent_id: str | None = None
+
+
+def scope_of(caller: Caller) -> Scope:
+    """Return to which agents a caller's lists are narrowed, by the reach of its action and its token's bindings."""
+    if isinstance(caller, AgentIdentity):
+        return Scope(agent_id=caller.agent_id)
+    owner_id = None if caller.reach == "all" else caller.user_id
+    return Scope(owner_id, caller.bound_project, caller.bound_agent)
 
 
 def status_of(agent: Agent, balance: Balance) -> str:

@@ -2,7 +2,8 @@
 
 from dataclasses import dataclass
 
-from ironcage_core.domain.audit import Actor
+from ironcage_core.domain.audit import Actor, AuditNote
+from ironcage_core.domain.ic_tokens import IcTokenRecord
 from ironcage_core.domain.instants import Instant
 from ironcage_core.ports.secrecy import TokenSigner
 from ironcage_core.ports.storage import UnitOfWork
@@ -49,9 +50,30 @@ def replace_ic_token(
     """
     had_one = uow.ic_tokens.find_active_of(agent_id) is not None
     issued = regenerate_ic_token(uow, agent_id, overlap_s=overlap_s, expires_at=expires_at, actor=actor, signer=signer)
-    revoked = 0
-    if revokes_leases:
-        catch_up(uow, agent_id)
-        ids = [lease.id for lease in uow.leases.open_of(agent_id)]
-        revoked = len(revoke_leases(uow, ids, reason="ic_token_regenerated", actor=actor))
+    revoked = _revoke_open_leases(uow, agent_id, "ic_token_regenerated", actor) if revokes_leases else 0
     return ReplacedIcToken(issued, had_one and not overlap_s, revoked)
+
+
+def revoke_ic_token(uow: UnitOfWork, agent_id: str, *, actor: Actor) -> IcTokenRecord | None:
+    """Take an agent's IC token away: every value of it is dead and all open leases of the agent are revoked.
+
+    Returns:
+        The record as it ended; None if there was no active one, and then nothing was done.
+
+    Source: contract identity.md 7.
+    """
+    record = uow.ic_tokens.find_active_of(agent_id)
+    if record is None:
+        return None
+    ended = record._replace(status="revoked", revoked_at=uow.now, previous_hash=None, previous_until=None)
+    uow.ic_tokens.put(ended)
+    revoked = _revoke_open_leases(uow, agent_id, "ic_token_revoked", actor)
+    metadata = {"agent_id": agent_id, "leases_revoked": revoked}
+    uow.audit.append(AuditNote("IC_TOKEN_REVOKED", "token", "ic_token", record.id, actor, metadata=metadata))
+    return ended
+
+
+def _revoke_open_leases(uow: UnitOfWork, agent_id: str, reason: str, actor: Actor) -> int:
+    catch_up(uow, agent_id)
+    ids = [lease.id for lease in uow.leases.open_of(agent_id)]
+    return len(revoke_leases(uow, ids, reason=reason, actor=actor))

@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Final
 
+from ironcage_core.domain.access import NOWHERE, Origin
 from ironcage_core.domain.audit import Actor, AuditNote
 from ironcage_core.domain.ic_tokens import (
     DEFAULT_PERMISSIONS,
@@ -37,7 +38,7 @@ class IssuedIcToken:
     value: str = field(repr=False)
 
 
-def authenticate(uow: UnitOfWork, presented: PresentedIcToken) -> AgentIdentity:
+def authenticate(uow: UnitOfWork, presented: PresentedIcToken, *, origin: Origin = NOWHERE) -> AgentIdentity:
     """Return who presents the token, if its value is still the agent's.
 
     Raises:
@@ -62,6 +63,7 @@ def authenticate(uow: UnitOfWork, presented: PresentedIcToken) -> AgentIdentity:
         gen=claims.gen,
         permissions=claims.permissions,
         token=presented.value,
+        origin=origin,
     )
 
 
@@ -176,7 +178,7 @@ def regenerate_ic_token(
 
     Raises:
         AgentNotFoundError: No such agent, or it was deleted.
-        ValidationError: An overlap out of range; it would be dead at birth.
+        ValidationError: An overlap out of range; it would be dead at birth, as it was or as it is asked for.
     """
     problems = {}
     if type(overlap_s) is not int or not 0 <= overlap_s <= MAX_OVERLAP_S:
@@ -189,6 +191,8 @@ def regenerate_ic_token(
     record = uow.ic_tokens.find_active_of(agent_id)
     if record is None:
         return issue_ic_token(uow, agent_id, expires_at=expires_at, actor=actor, signer=signer)
+    if expires_at is None and not _is_future(record.expires_at, uow.now):
+        raise ValidationError({"expires_at": "is needed: the time that the token had is over"})
     next_gen = record._replace(gen=record.gen + 1, expires_at=_whole_seconds(expires_at) or record.expires_at)
     value = _sign(uow, next_gen, signer)
     replaced = next_gen._replace(

@@ -72,7 +72,7 @@ class AgentView(msgspec.Struct, frozen=True):
 
 async def create(call: Call) -> ASGIResponse:
     """Create an agent with its budget, its keys and its IC token."""
-    who = call.user("admin")
+    who = call.user()
     body = call.read(AgentBody)
 
     def run(uow: UnitOfWork) -> tuple[AgentOverview, str]:
@@ -178,12 +178,15 @@ def agent_view(seen: AgentOverview, token: TokenOfAgentView | None = None) -> Ag
 ROUTES: Final[tuple[Route, ...]] = (
     Route(
         "POST", "/agents", create, "Create an agent with its budget, its provider keys and its IC token",
-        body=AgentBody, answer=AgentView, status=201, access="admin",
+        body=AgentBody, answer=AgentView, status=201, action="agents.manage", limit="create",
         codes=("INVALID_PROVIDER_ID", "PROVIDER_NOT_FOUND"), example={"name": "worker", "budget": 25},
     ),
-    Route("GET", "/agents", list_all, "List agents: all for an admin, else one's own", answer=AgentView),
     Route(
-        "GET", "/agents/{agent_id}", get, "Show an agent and its budget",
+        "GET", "/agents", list_all, "List agents: all for an admin, else one's own", action="agents.list", limit="read",
+        answer=AgentView,
+    ),
+    Route(
+        "GET", "/agents/{agent_id}", get, "Show an agent and its budget", action="agents.read", limit="read",
         answer=AgentView, codes=("AGENT_NOT_FOUND", "FORBIDDEN"),
     ),
 )  # fmt: skip

@@ -235,7 +235,8 @@ _EXAMPLE_LEASE: Final = "lease_0190f3a1c4d27b8e9a5f001122334455"
 ROUTES: Final = (
     Route(
         "POST", "/budget/handshake", shake_hands, "Lend the agent a tranche of its budget and the sealed provider key",
-        body=HandshakeBody, answer=HandshakeView, access="ic", example={"requested_budget": 10, "runtime_id": "pod-1"},
+        body=HandshakeBody, answer=HandshakeView, action="budget.spend", limit="handshake",
+        example={"requested_budget": 10, "runtime_id": "pod-1"},
         codes=(
             *_GRANT_CODES, "INSUFFICIENT_SCOPE", "UNSUPPORTED_PROVIDER", "NO_PROVIDER_ASSIGNED", "PROVIDER_NOT_FOUND",
             "INVALID_PROVIDER_ID", "PROVIDER_KEY_MISMATCH", "TOO_MANY_LEASES", "BUDGET_EXCEEDED",
@@ -243,14 +244,15 @@ ROUTES: Final = (
     ),
     Route(
         "POST", "/budget/refresh", refresh_lease, "Put a new lease in the place of one that runs low",
-        body=RefreshBody, answer=RefreshView, access="ic", example={"lease_id": _EXAMPLE_LEASE},
+        body=RefreshBody, answer=RefreshView, action="budget.spend", limit="refresh_lease",
+        example={"lease_id": _EXAMPLE_LEASE},
         codes=(
             *_LEASE_CODES, *_GRANT_CODES, "LEASE_EXPIRED", "LEASE_CLOSED", "LEASE_REVOKED", "NO_PROVIDER_ASSIGNED",
         ),
     ),
     Route(
         "POST", "/budget/return", return_rest, "Close a lease and give back what it holds",
-        body=ReturnBody, answer=ReturnView, access="ic", codes=_LEASE_CODES,
+        body=ReturnBody, answer=ReturnView, action="budget.spend", limit="return", codes=_LEASE_CODES,
         example={"lease_id": _EXAMPLE_LEASE, "final_spent_usd": 1.5},
     ),
 )  # fmt: skip

@@ -7,11 +7,10 @@ import msgspec
 from litestar.response.base import ASGIResponse
 
 from ironcage_core.domain.agents import Agent
-from ironcage_core.domain.ic_tokens import AgentIdentity
 from ironcage_core.domain.ledger import Balance
 from ironcage_core.ports.lists import BalanceFilter, BudgetTotals, Page
 from ironcage_core.ports.storage import UnitOfWork
-from ironcage_core.services.agent_records import STATUSES, check_sees, live_agent, owner_of, status_of
+from ironcage_core.services.agent_records import STATUSES, check_sees, live_agent, scope_of, status_of
 from ironcage_core.services.allocations import BankView as Bank
 from ironcage_core.services.allocations import BudgetView as Budget
 from ironcage_core.services.allocations import budget_of, list_budgets
@@ -67,11 +66,13 @@ async def get_budget(call: Call) -> ASGIResponse:
     def use_case(uow: UnitOfWork) -> Budget | tuple[Page[Any], BudgetTotals, dict[str, int]]:
         caller = who(uow)
         query.check()
-        if isinstance(caller, AgentIdentity) or agent_id is not None:
-            wanted = agent_id or (caller.agent_id if isinstance(caller, AgentIdentity) else "")
+        scope = scope_of(caller)
+        wanted = agent_id or scope.agent_id
+        if wanted is not None:
             check_sees(live_agent(uow, wanted), caller)
             return budget_of(uow, wanted)
-        page, totals = list_budgets(uow, BalanceFilter(owner_id=owner_of(caller), status=status), paging)
+        which = BalanceFilter(owner_id=scope.owner_id, status=status, project_id=scope.project_id)
+        page, totals = list_budgets(uow, which, paging)
         return page, totals, {agent.id: len(uow.leases.open_of(agent.id)) for agent, _ in page.rows}
 
     found = await call.see(use_case)
@@ -128,6 +129,6 @@ def _summary(totals: BudgetTotals) -> dict[str, object]:
 ROUTES: Final = (
     Route(
         "GET", "/budget", get_budget, "One agent's budget, or all that the caller may see with their sums",
-        answer=BudgetView, access="any", codes=("AGENT_NOT_FOUND", "FORBIDDEN"),
+        answer=BudgetView, action="budget.read", codes=("AGENT_NOT_FOUND", "FORBIDDEN"),
     ),
 )  # fmt: skip

@@ -10,9 +10,9 @@ from ironcage_core.domain.ids import MASTER_PROJECT
 from ironcage_core.domain.instants import Instant, parse_instant
 from ironcage_core.ports.storage import UnitOfWork
 from ironcage_core.services.agent_records import own_agent
-from ironcage_core.services.ic_token_changes import ReplacedIcToken, replace_ic_token
+from ironcage_core.services.ic_token_changes import ReplacedIcToken, replace_ic_token, revoke_ic_token
 from ironcage_core.services.ic_tokens import IssuedIcToken, issue_ic_token
-from ironcage_http.calls import NO_STORE, Call, answer
+from ironcage_http.calls import NO_STORE, Call, answer, nothing
 from ironcage_http.routing import Route
 from ironcage_http.wire import moment
 
@@ -78,7 +78,7 @@ class IcTokenStatusView(msgspec.Struct, frozen=True):
 
 async def issue(call: Call) -> ASGIResponse:
     """Give an agent its token."""
-    who = call.user("user")
+    who = call.user()
     body = call.read(IssueBody, may_be_empty=True)
 
     def run(uow: UnitOfWork) -> IssuedIcToken:
@@ -127,7 +127,7 @@ async def look(call: Call) -> ASGIResponse:
 
 async def regenerate(call: Call) -> ASGIResponse:
     """Replace the value of an agent's token."""
-    who = call.user("user")
+    who = call.user()
     body = call.read(RegenerateBody, may_be_empty=True)
 
     def run(uow: UnitOfWork) -> ReplacedIcToken:
@@ -180,19 +180,38 @@ def _instant(text: str | None) -> Instant | None:
     return None if text is None else parse_instant(text, field="expires_at")
 
 
+async def revoke(call: Call) -> ASGIResponse:
+    """Take an agent's token away; without one there is nothing to do."""
+    who = call.user()
+
+    def run(uow: UnitOfWork) -> None:
+        principal = who(uow)
+        agent = own_agent(uow, call.path["agent_id"], principal)
+        revoke_ic_token(uow, agent.id, actor=principal.actor)
+
+    await call.write(run)
+    return nothing()
+
+
 ROUTES: Final[tuple[Route, ...]] = (
     Route(
         "POST", "/agents/{agent_id}/ic-token", issue, "Give an agent its IC token, which is shown this once",
-        body=IssueBody, answer=IcTokenView, status=201, codes=("AGENT_NOT_FOUND", "FORBIDDEN", "IC_TOKEN_EXISTS"),
+        body=IssueBody, answer=IcTokenView, status=201, action="ic_tokens.write", limit="ic_token_make",
+        codes=("AGENT_NOT_FOUND", "FORBIDDEN", "IC_TOKEN_EXISTS"),
         example={"description": "worker on node 7"},
     ),
     Route(
         "GET", "/agents/{agent_id}/ic-token", look, "Tell whether an agent has an IC token, without its value",
-        answer=IcTokenStatusView, codes=("AGENT_NOT_FOUND", "FORBIDDEN"),
+        answer=IcTokenStatusView, action="ic_tokens.read", codes=("AGENT_NOT_FOUND", "FORBIDDEN"),
     ),
     Route(
         "POST", "/agents/{agent_id}/ic-token/regenerate", regenerate, "Replace the value of an agent's IC token",
-        body=RegenerateBody, answer=RegeneratedIcTokenView, codes=("AGENT_NOT_FOUND", "FORBIDDEN"),
+        body=RegenerateBody, answer=RegeneratedIcTokenView, action="ic_tokens.write", limit="ic_token_make",
+        codes=("AGENT_NOT_FOUND", "FORBIDDEN"),
         example={"overlap_seconds": 300, "revoke_leases": False},
+    ),
+    Route(
+        "DELETE", "/agents/{agent_id}/ic-token", revoke, "Take an agent's IC token away, and what it has lent",
+        status=204, action="ic_tokens.write", codes=("AGENT_NOT_FOUND", "FORBIDDEN"),
     ),
 )  # fmt: skip

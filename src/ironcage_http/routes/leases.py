@@ -6,14 +6,12 @@ from typing import Final, get_args
 import msgspec
 from litestar.response.base import ASGIResponse
 
-from ironcage_core.domain.access import Principal
-from ironcage_core.domain.ic_tokens import AgentIdentity
 from ironcage_core.domain.leases import Lease, LeaseStatus
 from ironcage_core.domain.texts import text_problem
 from ironcage_core.errors import ValidationError
 from ironcage_core.ports.lists import LeaseFilter, Page
 from ironcage_core.ports.storage import UnitOfWork
-from ironcage_core.services.agent_records import any_agent, check_sees, owner_of
+from ironcage_core.services.agent_records import any_agent, check_sees, scope_of
 from ironcage_core.services.lease_records import get_lease, list_leases
 from ironcage_core.services.leasing import revoke_leases
 from ironcage_http.calls import Call, answer, listed
@@ -67,13 +65,11 @@ async def get_leases(call: Call) -> ASGIResponse:
     def use_case(uow: UnitOfWork) -> Page[Lease]:
         caller = who(uow)
         query.check()
-        wanted = agent_id
-        if isinstance(caller, AgentIdentity):
-            wanted = agent_id or caller.agent_id
+        scope = scope_of(caller)
+        wanted = agent_id or scope.agent_id
         if wanted is not None:
             check_sees(any_agent(uow, wanted), caller)
-        owner = owner_of(caller) if isinstance(caller, Principal) else None
-        return list_leases(uow, LeaseFilter(agent_id=wanted, owner_id=owner, status=status), paging)
+        return list_leases(uow, LeaseFilter(wanted, scope.owner_id, status, scope.project_id), paging)
 
     page = await call.see(use_case)
     return listed(page, paging, [lease_view(lease) for lease in page.rows])
@@ -94,7 +90,7 @@ async def get_one_lease(call: Call) -> ASGIResponse:
 
 async def revoke_lease(call: Call) -> ASGIResponse:
     """Take back what a lease holds; one that has ended stays as it is."""
-    who = call.user("user")
+    who = call.user()
     body = call.read(RevokeBody, may_be_empty=True)
 
     def use_case(uow: UnitOfWork) -> Lease:
@@ -139,15 +135,16 @@ def lease_view(lease: Lease) -> LeaseView:
 
 ROUTES: Final = (
     Route(
-        "GET", "/budget/leases", get_leases, "Leases, newest first", answer=LeaseView, access="any",
+        "GET", "/budget/leases", get_leases, "Leases, newest first", answer=LeaseView, action="budget.read",
         codes=("AGENT_NOT_FOUND", "FORBIDDEN"),
     ),
     Route(
         "GET", "/budget/leases/{lease_id}", get_one_lease, "A lease as it is at this instant", answer=LeaseView,
-        access="any", codes=("LEASE_NOT_FOUND", "FORBIDDEN"),
+        action="budget.read", codes=("LEASE_NOT_FOUND", "FORBIDDEN"),
     ),
     Route(
-        "POST", "/budget/leases/{lease_id}/revoke", revoke_lease, "Take back what a lease holds", body=RevokeBody,
+        "POST", "/budget/leases/{lease_id}/revoke", revoke_lease, "Take back what a lease holds",
+        action="budget.revoke_lease", body=RevokeBody,
         answer=LeaseView, codes=("LEASE_NOT_FOUND", "FORBIDDEN"), example={"reason": "runtime is gone"},
     ),
 )  # fmt: skip

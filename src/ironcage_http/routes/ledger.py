@@ -9,7 +9,7 @@ from litestar.response.base import ASGIResponse
 from ironcage_core.domain.ledger import Entry, EntryKind
 from ironcage_core.ports.lists import EntryFilter, Page
 from ironcage_core.ports.storage import UnitOfWork
-from ironcage_core.services.agent_records import any_agent, check_sees, owner_of
+from ironcage_core.services.agent_records import any_agent, check_sees, scope_of
 from ironcage_core.services.allocations import list_entries
 from ironcage_core.services.lease_records import get_lease
 from ironcage_http.calls import Call, listed
@@ -40,7 +40,7 @@ class EntryView(msgspec.Struct, frozen=True):
 
 async def get_ledger(call: Call) -> ASGIResponse:
     """Return ledger entries, newest first."""
-    who = call.user("user")
+    who = call.user()
     query = Query(call.query)
     agent_id, lease_id = query.text("agent_id"), query.text("lease_id")
     kind: Any = query.choice("kind", get_args(EntryKind))
@@ -55,7 +55,9 @@ async def get_ledger(call: Call) -> ASGIResponse:
             check_sees(any_agent(uow, agent_id), principal)
         if lease_id is not None:
             check_sees(any_agent(uow, get_lease(uow, lease_id).agent_id), principal)
-        return list_entries(uow, EntryFilter(agent_id, owner_of(principal), lease_id, kind, since, until), paging)
+        scope = scope_of(principal)
+        which = EntryFilter(agent_id, scope.owner_id, lease_id, kind, since, until, scope.project_id)
+        return list_entries(uow, which, paging)
 
     page = await call.see(use_case)
     return listed(page, paging, [entry_view(entry) for entry in page.rows])
@@ -84,7 +86,7 @@ def entry_view(entry: Entry) -> EntryView:
 
 ROUTES: Final = (
     Route(
-        "GET", "/budget/ledger", get_ledger, "Ledger entries, newest first", answer=EntryView,
-        codes=("AGENT_NOT_FOUND", "LEASE_NOT_FOUND", "FORBIDDEN"),
+        "GET", "/budget/ledger", get_ledger, "Ledger entries, newest first", action="budget.read_ledger",
+        answer=EntryView, codes=("AGENT_NOT_FOUND", "LEASE_NOT_FOUND", "FORBIDDEN"),
     ),
 )  # fmt: skip

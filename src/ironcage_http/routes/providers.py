@@ -67,7 +67,7 @@ class ProviderDetailView(ProviderView, frozen=True):
 
 async def create(call: Call) -> ASGIResponse:
     """Take in a provider key."""
-    who = call.user("admin")
+    who = call.user()
     body = call.read(ProviderBody, is_strict=True)
 
     def run(uow: UnitOfWork) -> tuple[KeyOverview, Principal]:
@@ -158,13 +158,16 @@ def _shown(seen: KeyOverview, role: Role) -> tuple[Any, ...]:
 ROUTES: Final[tuple[Route, ...]] = (
     Route(
         "POST", "/providers", create, "Take in a provider's API key, which is sealed and never shown again",
-        body=ProviderBody, answer=ProviderView, status=201, access="admin",
+        body=ProviderBody, answer=ProviderView, status=201, action="providers.write", limit="create",
         codes=("PROVIDER_EXISTS", "CRYPTO_UNAVAILABLE"),
         example={"provider": "openai", "api_key": "sk-...", "name": "main"},
     ),
-    Route("GET", "/providers", list_all, "List provider keys, as far as the role may see them", answer=ProviderView),
+    Route(
+        "GET", "/providers", list_all, "List provider keys, as far as the role may see them",
+        action="providers.read", limit="read", answer=ProviderView,
+    ),
     Route(
         "GET", "/providers/{provider_id}", get, "Show a provider key, as far as the role may see it",
-        answer=ProviderDetailView, codes=("PROVIDER_NOT_FOUND",),
+        action="providers.read", limit="read", answer=ProviderDetailView, codes=("PROVIDER_NOT_FOUND",),
     ),
 )  # fmt: skip

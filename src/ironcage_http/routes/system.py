@@ -49,9 +49,9 @@ async def version(call: Call) -> ASGIResponse:
 
 async def exposition(call: Call, metrics: Metrics) -> ASGIResponse:
     """Return the metrics to a loopback peer, an admin, or the bearer of the metrics token."""
-    if not _is_loopback(call.ip_address) and not _bears_metrics_token(call):
+    if not _is_loopback(call.client_ip) and not _bears_metrics_token(call):
         try:
-            await call.see(call.user("admin"))
+            await call.see(call.user())
         except ForbiddenError:  # to anyone but an admin there are no metrics
             raise InvalidTokenError from None
     return ASGIResponse(body=metrics.exposition(), media_type="text/plain; version=0.0.4; charset=utf-8")
@@ -71,6 +71,6 @@ def _bears_metrics_token(call: Call) -> bool:
 
 
 ROUTES: Final = (
-    Route("GET", "/health", health, "Whether the server and its database answer", access="public"),
-    Route("GET", "/version", version, "Which versions of the interface are served", access="public"),
+    Route("GET", "/health", health, "Whether the server and its database answer", action="system.read", limit="none"),
+    Route("GET", "/version", version, "Which versions of the interface are served", action="system.read", limit="none"),
 )

@@ -86,7 +86,8 @@ class SqliteLeases:
     def page(self, which: LeaseFilter, paging: Paging) -> Page[Lease]:
         """Return leases, newest first; the total comes from the counts."""
         where, parameters = _where(which)
-        of = "JOIN agents a ON a.id = l.agent_id" if which.owner_id is not None else ""
+        needs_agents = which.owner_id is not None or which.project_id is not None
+        of = "JOIN agents a ON a.id = l.agent_id" if needs_agents else ""
         names = ", ".join(f"l.{column}" for column in Lease._fields)
         sql = f"SELECT {names} FROM leases l {of} WHERE {where} ORDER BY l.id DESC LIMIT ? OFFSET ?"
         cursor = self._session.query(sql, (*parameters, paging.per_page, paging.offset), self._table, self._agents)
@@ -129,5 +130,6 @@ def _where(which: LeaseFilter) -> tuple[str, tuple[object, ...]]:
             "l.agent_id = ?": which.agent_id,
             "l.status = ?": which.status,
             "a.owner_id = ?": which.owner_id,
+            "a.project_id = ?": which.project_id,
         }
     )

@@ -34,7 +34,7 @@ class SqliteLedger:
     def _count(self, which: EntryFilter) -> int:
         if which.lease_id is not None:  # a lease lives a day at most: counting its entries does not grow with history
             return self._counted(which)
-        days = EntryFilter(agent_id=which.agent_id, owner_id=which.owner_id, kind=which.kind)
+        days = EntryFilter(which.agent_id, which.owner_id, kind=which.kind, project_id=which.project_id)
         terms, parameters = _where(days)
         first = day_of(which.since + MS_PER_DAY - 1) if which.since is not None else None
         beyond = day_of(which.until) if which.until is not None else None
@@ -75,7 +75,7 @@ class SqliteLedger:
 
 
 def _between(which: EntryFilter, since: int, until: int) -> EntryFilter:
-    return EntryFilter(which.agent_id, which.owner_id, which.lease_id, which.kind, since, until)
+    return EntryFilter(which.agent_id, which.owner_id, which.lease_id, which.kind, since, until, which.project_id)
 
 
 def _where(which: EntryFilter) -> tuple[str, tuple[object, ...]]:
@@ -83,6 +83,7 @@ def _where(which: EntryFilter) -> tuple[str, tuple[object, ...]]:
         {
             "agent_id = ?": which.agent_id,
             "agent_id IN (SELECT id FROM agents WHERE owner_id = ?)": which.owner_id,
+            "agent_id IN (SELECT id FROM agents WHERE project_id = ?)": which.project_id,
             "lease_id = ?": which.lease_id,
             "kind = ?": which.kind,
             "posted_at >= ?": which.since,

@@ -1,0 +1,84 @@
+"""Endpoints: from a request to a route's handler, and from its refusal to the answer and the audit log.
+
+Who was refused for want of a right is remembered, once a minute for each caller and route: a loop of refusals must not
+fill the log.
+"""
+
+from collections.abc import Awaitable, Callable
+from typing import Any, Final
+
+from litestar import Request
+from litestar.exceptions import InternalServerException
+from litestar.response.base import ASGIResponse
+
+from ironcage_core.domain.access import Origin
+from ironcage_core.domain.audit import LONGEST_USER_AGENT, AuditNote
+from ironcage_core.domain.instants import MS_PER_S
+from ironcage_core.domain.rate_limits import Rate
+from ironcage_core.errors import (
+    AgentTokenForbiddenError,
+    ForbiddenError,
+    InsufficientScopeError,
+    IroncageError,
+    SessionRequiredError,
+)
+from ironcage_http.calls import Call
+from ironcage_http.client_address import client_address
+from ironcage_http.errors import refused
+from ironcage_http.gate import Gate
+from ironcage_http.routing import Route
+from ironcage_http.throttle import headers_of
+from ironcage_http.wiring import Wiring
+
+DENIALS: Final = frozenset((ForbiddenError, InsufficientScopeError, SessionRequiredError, AgentTokenForbiddenError))
+"""What is refused because of who asks; the other 403s are states of things. Source: contract identity.md 5."""
+
+_ONE_A_MINUTE: Final = Rate(1, 60)
+
+
+def endpoint(route: Route, wiring: Wiring) -> Callable[[Request[Any, Any, Any]], Awaitable[ASGIResponse]]:
+    """Return the Litestar handler of a route: it reads the request, runs the handler and maps its refusals."""
+
+    async def handle(request: Request[Any, Any, Any]) -> ASGIResponse:
+        try:
+            raw = b"" if request.method == "GET" else await request.body()
+        except InternalServerException:  # the client has gone; nobody reads the answer
+            return ASGIResponse(status_code=400)
+        gate = Gate(wiring, route, _origin(request, wiring))
+        try:
+            gate.check_address()
+            response: ASGIResponse = await route.handler(Call(wiring, request, raw, gate))
+        except IroncageError as error:
+            response = await _refusal(gate, error)
+        if gate.taken is not None:
+            for name, value in headers_of(gate.taken, wiring.clock.now() // MS_PER_S).items():
+                response.headers.setdefault(name, value)
+        return response
+
+    return handle
+
+
+def _origin(request: Request[Any, Any, Any], wiring: Wiring) -> Origin:
+    peer = request.scope.get("client")
+    address, trusted = (peer[0] if peer else None), wiring.settings.trusted_proxies
+    if trusted:
+        address = client_address(address, request.headers.getall("x-forwarded-for", []), trusted)
+    agent = (request.headers.get("user-agent") or "")[:LONGEST_USER_AGENT] or None
+    return Origin(address, agent, str(request.scope["state"]["request_id"]))
+
+
+async def _refusal(gate: Gate, error: IroncageError) -> ASGIResponse:
+    if gate.known is None or type(error) not in DENIALS:
+        return refused(error)
+    route, actor = gate.route, gate.known.actor
+    name = f"{route.method} {route.path}"
+    if gate.wiring.denials.take((actor.id, actor.token_id, name), _ONE_A_MINUTE).is_allowed:
+        operation = "AGENT_TOKEN_REFUSED" if isinstance(error, AgentTokenForbiddenError) else "AUTHZ_DENIED"
+        metadata = {"route": name, "action": route.action, "code": error.code}
+        resource = route.path.split("/")[1]
+        note = AuditNote(operation, "auth", resource, None, actor, outcome="denied", metadata=metadata)
+        try:
+            await gate.wiring.store.write_async(lambda uow: uow.audit.append(note))
+        except IroncageError as unwritten:  # what cannot be remembered is not told either
+            return refused(unwritten)
+    return refused(error)

@@ -1,0 +1,183 @@
+"""The gate: one request's credentials are proven, admitted and judged, in the order of contract identity.md 1.
+
+Signatures and hashes are checked outside the unit of work; whether a credential is alive, what its owner may do and
+what its limits leave is decided inside, on the state that the use case then works on. A unit of work may run twice (a
+read that turns out to write, a batch that is repeated): a request is counted once.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from functools import partial
+from typing import Final
+
+from ironcage_core.domain.access import Origin, Principal, check_credential, judged
+from ironcage_core.domain.ic_tokens import AgentIdentity, PresentedIcToken
+from ironcage_core.domain.limit_classes import LIMITS, LimitClass
+from ironcage_core.domain.rate_limits import Taken
+from ironcage_core.errors import AgentTokenForbiddenError, CredentialError, InvalidTokenError, WrongTokenTypeError
+from ironcage_core.ports.storage import UnitOfWork
+from ironcage_core.services.api_tokens import authenticate_api_token
+from ironcage_core.services.ic_tokens import authenticate
+from ironcage_core.services.sessions import authenticate_access
+from ironcage_http.credentials import Presented
+from ironcage_http.errors import MissingTokenError
+from ironcage_http.routing import Route
+from ironcage_http.throttle import check
+from ironcage_http.wiring import Wiring
+
+AFTER_THE_ROLE: Final = frozenset(("keys", "api_token_make"))
+"""Classes that count only attempts by a role that may. Source: contract identity.md 1.1."""
+
+_BY_RESOURCE: Final = frozenset(("create", "read", "update", "delete"))
+
+User = Callable[[UnitOfWork], Principal]
+Agent = Callable[[UnitOfWork], AgentIdentity]
+
+
+@dataclass(slots=True)
+class Gate:
+    """The gate of one request.
+
+    `known` is who was proven to call, even if the call is then refused; `taken` is what its rate limit left.
+    """
+
+    wiring: Wiring
+    route: Route
+    origin: Origin
+    known: Principal | AgentIdentity | None = None
+    taken: Taken | None = None
+    _is_admitted: bool = field(default=False)
+
+    def check_address(self) -> None:
+        """Take from the limit of the client's address, where the route has one; it comes before everything else.
+
+        Raises:
+            RateLimitExceededError: Too many requests.
+        """
+        name = self.route.limit_class
+        if name is not None and LIMITS[name].key == "ip":
+            self._take(name, f"{self.route.path} {self.origin.ip_address}")
+
+    def user(self, credentials: Presented) -> User:
+        """Return what tells, in a unit of work, which user calls, if he may do what the route does.
+
+        Raises:
+            CredentialError: No user's credential, or one that is not genuine.
+        """
+        prove = self._prove_user(credentials)
+
+        def who(uow: UnitOfWork) -> Principal:
+            self.known = principal = prove(uow)
+            return self._admitted(uow, principal)
+
+        return who
+
+    def caller(self, credentials: Presented) -> User | Agent:
+        """Return what tells who calls: a user, or an agent where no user's credential stands beside its token.
+
+        Raises:
+            CredentialError: No credential, or one that is not genuine.
+        """
+        if credentials.has_user or credentials.ic is None:
+            return self.user(credentials)
+        return self.agent(credentials)
+
+    def agent(self, credentials: Presented) -> Agent:
+        """Return what tells, in a unit of work, which agent calls by its IC token.
+
+        Raises:
+            MissingTokenError, WrongTokenTypeError: None, or only a user's credential.
+            InvalidTokenError, TokenExpiredError: It is not genuine, or over.
+        """
+        if credentials.ic is None:
+            return self._without_ic_token(credentials)
+        proven = self._proven_ic_token(credentials.ic)
+
+        def who(uow: UnitOfWork) -> AgentIdentity:
+            self.known = identity = authenticate(uow, proven, origin=self.origin)
+            if not self._is_admitted:
+                self._take_of(identity.agent_id, identity.agent_id)
+                self._is_admitted = True
+            return identity
+
+        return who
+
+    def _admitted(self, uow: UnitOfWork, principal: Principal) -> Principal:
+        action = self.route.action
+        check_credential(principal, action)
+        if self.route.limit_class in AFTER_THE_ROLE:
+            judged(principal, action)
+        if not self._is_admitted:
+            token = principal.token
+            self._take_of(principal.user_id, principal.user_id if token is None else token.id)
+            if token is not None:
+                self.wiring.token_counter.admit(uow, token)
+            self._is_admitted = True
+        return judged(principal, action)
+
+    def _take_of(self, user_or_agent: str, credential: str) -> None:
+        name = self.route.limit_class
+        if name is None or LIMITS[name].key == "ip":
+            return
+        if LIMITS[name].key == "principal":
+            self._take(name, f"{credential} {self.route.method} {self.route.path}")
+        elif name in _BY_RESOURCE:
+            self._take(name, f"{user_or_agent} {self.route.path.split('/')[1]}")
+        else:
+            self._take(name, user_or_agent)
+
+    def _take(self, name: LimitClass, key: str) -> None:
+        self.taken = self.wiring.throttle.take(name, key)
+        check(self.taken, self.wiring.clock.now())
+
+    def _prove_user(self, credentials: Presented) -> User:
+        if credentials.session is not None:
+            claims = self.wiring.access_signer.prove(credentials.session, now=self.wiring.clock.now())
+            return partial(authenticate_access, claims=claims, origin=self.origin)
+        if credentials.api is not None:
+            return self._prove_api_token(credentials.api)
+        if credentials.refresh is not None:
+            raise WrongTokenTypeError
+        if credentials.ic is None:
+            raise MissingTokenError("A token is needed")
+        agent = self.agent(credentials)
+
+        def refuse(uow: UnitOfWork) -> Principal:
+            agent(uow)  # a dead token is told no more than that it is dead
+            raise AgentTokenForbiddenError
+
+        return refuse
+
+    def _prove_api_token(self, value: str) -> User:
+        value_hash = self.wiring.api_token_hash(value)
+        if value_hash is None:
+            raise InvalidTokenError
+        return partial(authenticate_api_token, value_hash=value_hash, origin=self.origin)
+
+    def _proven_ic_token(self, value: str) -> PresentedIcToken:
+        if value.startswith("ic_"):  # a second prefix
+            raise InvalidTokenError
+        return self.wiring.ic_signer.prove(value, now=self.wiring.clock.now())
+
+    def _without_ic_token(self, credentials: Presented) -> Agent:
+        """Tell a user's credential that it is of the wrong kind, and an agent's API token that it may not."""
+        if not credentials.has_user:
+            raise MissingTokenError("A token is needed")
+        if credentials.api is None:
+            raise WrongTokenTypeError
+        try:
+            prove = self._prove_api_token(credentials.api)
+        except InvalidTokenError:
+            raise WrongTokenTypeError from None
+
+        def refuse(uow: UnitOfWork) -> AgentIdentity:
+            try:
+                principal = prove(uow)
+            except CredentialError:
+                raise WrongTokenTypeError from None
+            self.known = principal
+            if principal.token is not None and principal.token.agent_id is not None:
+                raise AgentTokenForbiddenError
+            raise WrongTokenTypeError
+
+        return refuse
