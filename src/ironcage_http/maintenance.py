@@ -1,0 +1,69 @@
+"""Maintenance: what the server does by itself while it serves, each in its own rhythm and in small batches.
+
+A round that fails is tried again at the next one; none of it is needed for an answer to be right.
+"""
+
+import asyncio
+import contextlib
+import logging
+from collections.abc import AsyncIterator, Awaitable, Callable
+from functools import partial
+from typing import Final
+
+from ironcage_core.errors import IroncageError
+from ironcage_core.services.audit_log import prune_audit_log
+from ironcage_core.services.expiry import sweep
+from ironcage_http.wiring import Wiring
+
+logger = logging.getLogger(__name__)
+
+SWEEP_LIMIT: Final = 256
+PRUNE_LIMIT: Final = 500
+FLUSH_EVERY_S: Final = 1.0
+"""What a crash can lose of the request counts of API tokens."""
+
+PRUNE_EVERY_S: Final = 3600.0
+
+
+@contextlib.asynccontextmanager
+async def maintained(_: object, *, wiring: Wiring) -> AsyncIterator[None]:
+    """Keep a control plane in order while it serves; what was counted is written before it ends."""
+    rounds: tuple[tuple[Callable[[], Awaitable[None]], float], ...] = (
+        (partial(_sweep, wiring), wiring.settings.sweep_s),
+        (wiring.flush_counts, FLUSH_EVERY_S),
+        (partial(_prune, wiring), PRUNE_EVERY_S),
+    )
+    tasks = [asyncio.create_task(_for_ever(work, every_s)) for work, every_s in rounds]
+    try:
+        yield
+    finally:
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+        await _once(wiring.flush_counts)
+
+
+async def _for_ever(work: Callable[[], Awaitable[None]], every_s: float) -> None:
+    while True:
+        await _once(work)
+        await asyncio.sleep(every_s)
+
+
+async def _once(work: Callable[[], Awaitable[None]]) -> None:
+    try:
+        await work()
+    except IroncageError:
+        logger.exception("a round of maintenance failed; the next one tries again")
+
+
+async def _sweep(wiring: Wiring) -> None:
+    """Give expired leases their end, in batches that let reports pass between them."""
+    while (await wiring.store.write_async(partial(sweep, limit=SWEEP_LIMIT))).aged == SWEEP_LIMIT:
+        pass
+
+
+async def _prune(wiring: Wiring) -> None:
+    """Remove what the audit log need not keep."""
+    prune = partial(prune_audit_log, standard_days=wiring.settings.audit_retention_days, limit=PRUNE_LIMIT)
+    while await wiring.store.write_async(prune) == PRUNE_LIMIT:
+        pass
