@@ -348,6 +348,20 @@ async def test_a_logout_without_any_token_is_refused(store: SqliteStore) -> None
     assert (out.status, out.code) == (401, "AUTH_MISSING_TOKEN")
 
 
+@pytest.mark.parametrize("carrier", ["Authorization", "X-API-Token"])
+async def test_an_api_token_logs_nobody_out(store: SqliteStore, carrier: str) -> None:
+    """It is of the wrong kind, and goes on; the sessions of its owner too."""
+    async with serving(store, SETTINGS) as caller:
+        bearer = await caller.login("ann")
+        value = (await bearer.post("/api-tokens", {"name": "worker"})).body["token"]
+        headers = {carrier: f"Bearer {value}" if carrier == "Authorization" else value}
+        out = await caller.post("/auth/logout", {"all_sessions": True}, headers=headers)
+        statuses = [(await each.get("/auth/verify")).status for each in (bearer, caller.bearing(value))]
+
+    assert (out.status, out.code) == (401, "AUTH_WRONG_TOKEN_TYPE")
+    assert statuses == [200, 200]
+
+
 # --- change of password ------------------------------------------------------
 
 

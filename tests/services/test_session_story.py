@@ -1,16 +1,15 @@
 """A user's day: the first admin, login, refresh, logout, a new password, and tokens that come back."""
 
 from collections.abc import Callable
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from functools import partial
 
 import pytest
 
-from ironcage_core.domain.access import Origin, Principal
-from ironcage_core.domain.audit import AuditRow
+from ironcage_core.domain.access import Principal
 from ironcage_core.domain.instants import MS_PER_S
-from ironcage_core.domain.sessions import DEFAULT_SESSION_POLICY, Session, SessionPolicy
-from ironcage_core.domain.users import User, UserStatus
+from ironcage_core.domain.sessions import SessionPolicy
+from ironcage_core.domain.users import UserStatus
 from ironcage_core.errors import (
     AccountDisabledCredentialError,
     AccountDisabledError,
@@ -22,102 +21,17 @@ from ironcage_core.errors import (
 )
 from ironcage_core.ports.storage import UnitOfWork
 from ironcage_core.services.accounts import add_user, first_admin
-from ironcage_core.services.logins import LoggedIn, find_account, note_failed_login, open_session
+from ironcage_core.services.logins import LoggedIn, find_account
 from ironcage_core.services.sessions import (
     Reused,
     authenticate_access,
     change_password,
-    end_session,
-    end_session_by_refresh,
     refresh_session,
 )
-from ironcage_storage.sealed.access_tokens import AccessTokenSigner, new_refresh_token
+from ironcage_storage.sealed.access_tokens import new_refresh_token
 from ironcage_storage.sqlite.store import SqliteStore
-from tests.support.world import ADMIN, NOON, SIGNING_SECRET, SetClock, World
-
-HASH = "$argon2id$old"
-NEW_HASH = "$argon2id$new"
-ORIGIN = Origin("192.0.2.1", "browser", "req-1")
-
-
-@dataclass
-class Front:
-    """What the front door does: bea has an account with a password, and these are her calls."""
-
-    world: World
-    policy: SessionPolicy = DEFAULT_SESSION_POLICY
-    signer: AccessTokenSigner = field(default_factory=lambda: AccessTokenSigner(SIGNING_SECRET))
-    user_id: str = ""
-
-    def __post_init__(self) -> None:
-        add = partial(add_user, username="Bea", email="Bea@Test", role="viewer", name="Bea B.", password_hash=HASH)
-        self.user_id = self.world.store.write(partial(add, actor=ADMIN)).id
-
-    def login(self, checked_hash: str = HASH, new_hash: str | None = None) -> LoggedIn:
-        return self.world.store.write(
-            partial(
-                open_session,
-                user_id=self.user_id,
-                checked_hash=checked_hash,
-                new_hash=new_hash,
-                origin=ORIGIN,
-                policy=self.policy,
-                signer=self.signer,
-                new_secret=new_refresh_token,
-            )
-        )
-
-    def exchange(self, refresh_token: str) -> LoggedIn | Reused:
-        return self.world.store.write(
-            partial(
-                refresh_session,
-                refresh_token=refresh_token,
-                origin=ORIGIN,
-                policy=self.policy,
-                signer=self.signer,
-                new_secret=new_refresh_token,
-            )
-        )
-
-    def refresh(self, refresh_token: str) -> LoggedIn:
-        answer = self.exchange(refresh_token)
-        assert isinstance(answer, LoggedIn)
-        return answer
-
-    def whoami(self, access_token: str) -> Principal:
-        claims = self.signer.prove(access_token, now=self.world.clock.now())
-        return self.world.store.read(partial(authenticate_access, claims=claims, origin=ORIGIN))
-
-    def logout(self, access_token: str, *, all_sessions: bool = False) -> int:
-        claims = self.signer.prove(access_token, now=self.world.clock.now())
-        return self.world.store.write(
-            lambda uow: end_session(uow, authenticate_access(uow, claims), all_sessions=all_sessions)
-        )
-
-    def logout_by_refresh(self, refresh_token: str) -> int | Reused:
-        return self.world.store.write(
-            partial(end_session_by_refresh, refresh_hash=self.signer.digest(refresh_token), origin=ORIGIN)
-        )
-
-    def change(self, **fields: object) -> None:
-        self.world.store.write(lambda uow: uow.users.put(self.user(uow)._replace(**fields)))  # type: ignore[arg-type]
-
-    def user(self, uow: UnitOfWork) -> User:
-        user = uow.users.find(self.user_id)
-        assert user is not None
-        return user
-
-    def stored(self) -> User:
-        return self.world.store.read(self.user)
-
-    def session(self, login: LoggedIn) -> Session:
-        session = self.world.store.read(lambda uow: uow.sessions.find(login.principal.session_id))
-        assert session is not None
-        return session
-
-    def audited(self, operation: str) -> list[AuditRow]:
-        rows = self.world.store.read(lambda uow: list(uow.audit.rows()))
-        return [row for row in rows if row.operation == operation]
+from tests.support.front import HASH, NEW_HASH, ORIGIN, Front
+from tests.support.world import ADMIN, NOON, SetClock, World
 
 
 @pytest.fixture
@@ -145,8 +59,9 @@ def test_a_login_opens_a_session_of_its_own(front: Front) -> None:
     first, second = front.login(), front.login()
 
     assert first.principal == Principal(
-        front.user_id, "Bea", "bea@test", "Bea B.", "viewer", first.principal.session_id, False, ORIGIN
-    )
+        front.user_id, "Bea", "bea@test", "Bea B.", "viewer", first.principal.session_id, must_change_password=False,
+        reach="own", origin=ORIGIN,
+    )  # fmt: skip
     assert (first.access_expires_in_s, first.refresh_expires_in_s) == (900, 604_800)
     assert (first.access_expires_at, first.refresh_expires_at) == (NOON + 900_000, NOON + 604_800_000)
     assert first.principal.session_id != second.principal.session_id
@@ -164,29 +79,29 @@ def test_a_login_opens_a_session_of_its_own(front: Front) -> None:
 
 def test_a_password_that_changed_while_it_was_verified_opens_nothing(front: Front) -> None:
     """The hash that was checked must still be the stored one."""
-    with pytest.raises(InvalidCredentialsError):
-        front.login(checked_hash="$argon2id$other")
+    refusals = [front.refusal("$argon2id$other"), front.refusal(None)]
     front.change(password_hash=None)
-    with pytest.raises(InvalidCredentialsError):
-        front.login(checked_hash="")
+    refusals += [front.refusal(""), front.refusal(None)]
     front.change(password_hash=HASH, status="deleted")
-    with pytest.raises(InvalidCredentialsError):
-        front.login()
+    refusals += [front.refusal(HASH)]
 
+    assert {type(refusal) for refusal in refusals} == {InvalidCredentialsError}
     assert front.audited("AUTH_LOGIN_SUCCEEDED") == []
     assert front.stored().last_login_at is None
 
 
 def test_a_suspended_user_with_the_right_password_is_told_so(front: Front) -> None:
-    """With the wrong one the credentials are merely wrong."""
+    """With the wrong one the credentials are merely wrong, and that is counted; both are remembered."""
     front.change(status="suspended")
 
-    with pytest.raises(AccountDisabledError) as refusal:
-        front.login()
-    with pytest.raises(InvalidCredentialsError):
-        front.login(checked_hash="$argon2id$other")
+    right, wrong = front.refusal(HASH), front.refusal("$argon2id$other")
 
-    assert refusal.value.details == {"user_id": front.user_id}
+    assert isinstance(right, AccountDisabledError)
+    assert right.details == {"user_id": front.user_id}
+    assert isinstance(wrong, InvalidCredentialsError)
+    rows = [(row.outcome, row.reason, row.resource_id) for row in front.audited("AUTH_LOGIN_FAILED")]
+    assert rows == [("denied", "suspended", front.user_id), ("failed", None, front.user_id)]
+    assert (front.stored().failed_logins, front.stored().last_login_at) == (1, None)
 
 
 def test_a_hash_of_other_parameters_is_replaced_at_login(front: Front) -> None:
@@ -201,15 +116,38 @@ def test_a_hash_of_other_parameters_is_replaced_at_login(front: Front) -> None:
 def test_a_failed_login_is_remembered_without_what_was_typed(front: Front) -> None:
     """A known account by its id, an unknown identifier by a piece of its hash."""
     typed = "correct horse battery"
-    front.world.store.write(partial(note_failed_login, identifier="bea", user_id=front.user_id, origin=ORIGIN))
-    front.world.store.write(partial(note_failed_login, identifier=typed, origin=ORIGIN))
-    front.world.store.write(partial(note_failed_login, identifier="\ud800"))
+    for identifier in ("bea", typed, "\ud800"):
+        front.refusal(identifier=identifier)
 
     known, unknown, _ = front.audited("AUTH_LOGIN_FAILED")
     assert (known.outcome, known.resource_id, known.actor_id) == ("failed", front.user_id, front.user_id)
     assert (unknown.outcome, unknown.resource_id, unknown.ip_address) == ("failed", None, "192.0.2.1")
     assert typed not in repr(unknown)
     assert len(unknown.metadata) == len('{"identifier_sha256":""}') + 16
+
+
+def test_without_a_cap_a_user_has_any_number_of_sessions(front: Front) -> None:
+    """It is the default."""
+    logins = [front.login() for _ in range(12)]
+
+    assert [front.session(each).revoked_at for each in logins] == [None] * 12
+
+
+def test_above_the_cap_a_login_ends_the_oldest_sessions(front: Front) -> None:
+    """Of this user; what has ended or expired takes no place, and the audit log says how many ended."""
+    front.policy = SessionPolicy(refresh_ttl=10 * MS_PER_S)
+    expired = front.login()
+    front.world.clock.pass_s(10)
+    logins = [front.login() for _ in range(4)]
+    front.logout(logins[3].access_token)
+    front.policy = replace(front.policy, max_sessions=3)
+
+    fourth = front.login()
+    fifth = front.login()
+
+    ended = [front.session(each).revoked_reason for each in (expired, *logins, fourth, fifth)]
+    assert ended == [None, "session_cap", "session_cap", None, "logout", None, None]
+    assert '"sessions_revoked":1' in front.audited("AUTH_LOGIN_SUCCEEDED")[-1].metadata
 
 
 # --- refresh -----------------------------------------------------------------
@@ -242,7 +180,7 @@ def test_of_two_refreshes_with_one_token_exactly_one_wins(front: Front) -> None:
     first, second = front.world.store.write(both)
 
     assert isinstance(first, LoggedIn)
-    assert second == Reused(login.principal.session_id, front.user_id, NOON)
+    assert second == Reused(front.session(login).id, front.user_id, NOON)
 
 
 def test_a_reused_refresh_token_kills_the_family(front: Front) -> None:
@@ -327,7 +265,7 @@ def test_an_unknown_refresh_token_is_invalid(front: Front, garbage: str) -> None
 
 @pytest.mark.parametrize("status", ["suspended", "deleted"])
 def test_no_token_of_a_disabled_user_works(front: Front, status: UserStatus) -> None:
-    """Revoked ones included; an active user's session goes on where it was."""
+    """Revoked ones included; the session of a user who is active again goes on where it was."""
     login, ended = front.login(), front.login()
     front.logout(ended.access_token)
     front.change(status=status)
@@ -337,8 +275,9 @@ def test_no_token_of_a_disabled_user_works(front: Front, status: UserStatus) -> 
             front.whoami(each.access_token)
         with pytest.raises(AccountDisabledCredentialError):
             front.exchange(each.refresh_token)
-    front.change(status="active")
-    assert front.whoami(login.access_token).user_id == front.user_id
+    if status == "suspended":
+        front.change(status="active")
+        assert front.whoami(login.access_token).user_id == front.user_id
 
 
 def test_role_and_flag_are_the_stored_ones(front: Front) -> None:
@@ -436,8 +375,7 @@ def test_a_new_password_ends_all_other_sessions(front: Front) -> None:
     assert front.whoami(login.access_token).must_change_password is False
     with pytest.raises(TokenRevokedError):
         front.whoami(other.access_token)
-    with pytest.raises(InvalidCredentialsError):
-        front.login()
+    assert isinstance(front.refusal(HASH), InvalidCredentialsError)
     assert front.login(checked_hash=NEW_HASH).principal.user_id == front.user_id
     (row,) = front.audited("USER_PASSWORD_CHANGED")
     assert (row.category, row.resource_id) == ("user", front.user_id)

@@ -10,7 +10,10 @@ from typing import Final, Literal, NamedTuple
 from ironcage_core.domain.instants import MS_PER_S, Instant
 from ironcage_core.domain.users import Role
 
-RevokedReason = Literal["logout", "refresh_reused", "password_changed"]
+RevokedReason = Literal[
+    "logout", "refresh_reused", "password_changed", "suspended", "user_deleted", "password_reset", "admin_revoked",
+    "session_cap",
+]  # fmt: skip
 
 
 class Session(NamedTuple):
@@ -68,13 +71,14 @@ class AccessClaims:
 
 @dataclass(frozen=True, slots=True)
 class SessionPolicy:
-    """How long tokens and sessions live, in milliseconds; whole seconds each.
+    """How long tokens and sessions live, in milliseconds, whole seconds each, and how many there may be.
 
     Args:
         access_ttl: Life of an access token.
         refresh_ttl: Life of a refresh token; each refresh starts it anew.
         max_age: Life of a session from its login, however often it is refreshed.
         reuse_grace: For how long a second exchange of one refresh token is merely refused.
+        max_sessions: How many sessions a user may have; the oldest end for a new one; 0 for any number.
 
     Source: contract identity.md 2, 3 and 10.
     """
@@ -83,6 +87,7 @@ class SessionPolicy:
     refresh_ttl: int = 604_800 * MS_PER_S
     max_age: int = 2_592_000 * MS_PER_S
     reuse_grace: int = 0
+    max_sessions: int = 0
 
 
 DEFAULT_SESSION_POLICY: Final = SessionPolicy()

@@ -4,12 +4,13 @@ A token proves only that we made it: the stored session and user decide. A repla
 token is answered with a value, not an error: what it revokes must be kept.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 
 from ironcage_core.domain.access import NOWHERE, Origin, Principal, principal_of, user_actor
 from ironcage_core.domain.audit import Actor, AuditNote
 from ironcage_core.domain.instants import Instant
+from ironcage_core.domain.lockouts import LockoutPolicy
 from ironcage_core.domain.sessions import (
     AccessClaims,
     FoundRefresh,
@@ -22,13 +23,15 @@ from ironcage_core.domain.sessions import (
 from ironcage_core.domain.users import User
 from ironcage_core.errors import (
     AccountDisabledCredentialError,
+    InvalidCredentialsError,
     InvalidTokenError,
     TokenExpiredError,
     TokenRevokedError,
 )
 from ironcage_core.ports.secrecy import AccessSigner
 from ironcage_core.ports.storage import UnitOfWork
-from ironcage_core.services.logins import LoggedIn, logged_in, with_checked_password
+from ironcage_core.services.lockouts import count_failure
+from ironcage_core.services.logins import LoggedIn, RefusedLogin, is_checked, logged_in
 
 
 @dataclass(frozen=True, slots=True)
@@ -155,11 +158,14 @@ def end_session(uow: UnitOfWork, principal: Principal, *, all_sessions: bool = F
     Source: contract identity.md 3.
     """
     session = _own_session(uow, principal)
-    ended = uow.sessions.of_user(principal.user_id) if all_sessions else (session,)
-    _revoke(uow, ended, "logout")
-    metadata = {"all_sessions": all_sessions, "sessions_revoked": len(ended)}
+    if all_sessions:
+        ended = end_sessions(uow, principal.user_id, "logout")
+    else:
+        uow.sessions.put(revoked(session, "logout", now=uow.now))
+        ended = 1
+    metadata = {"all_sessions": all_sessions, "sessions_revoked": ended}
     uow.audit.append(AuditNote("AUTH_LOGOUT", "auth", "session", session.id, principal.actor, metadata=metadata))
-    return len(ended)
+    return ended
 
 
 def end_session_by_refresh(
@@ -182,20 +188,23 @@ def end_session_by_refresh(
 
 
 def _own_session(uow: UnitOfWork, principal: Principal) -> Session:
-    session = uow.sessions.find(principal.session_id)
+    session = None if principal.session_id is None else uow.sessions.find(principal.session_id)
     if session is None or session.user_id != principal.user_id:
         raise InvalidTokenError
     _check_not_revoked(session)
     return session
 
 
-def _revoke(uow: UnitOfWork, sessions: Sequence[Session], reason: RevokedReason) -> None:
-    for session in sessions:
-        uow.sessions.put(revoked(session, reason, now=uow.now))
+def end_sessions(uow: UnitOfWork, user_id: str, why: RevokedReason, *, spared: str | None = None) -> int:
+    """End a user's sessions, but for one that is spared, and return how many ended."""
+    ended = [session for session in uow.sessions.of_user(user_id) if session.id != spared]
+    for session in ended:
+        uow.sessions.put(revoked(session, why, now=uow.now))
+    return len(ended)
 
 
 def change_password(uow: UnitOfWork, principal: Principal, *, checked_hash: str, new_hash: str) -> None:
-    """Give a user a new password after the current one was verified; all other sessions of the user end.
+    """Give a user a new password after the current one was verified; all other sessions and a lock of the user end.
 
     Args:
         uow: The open unit of work.
@@ -211,9 +220,25 @@ def change_password(uow: UnitOfWork, principal: Principal, *, checked_hash: str,
     Source: contract identity.md 3.
     """
     session = _own_session(uow, principal)
-    user = with_checked_password(_active(uow.users.find(principal.user_id)), checked_hash)
-    uow.users.put(user._replace(password_hash=new_hash, force_password_change=0, updated_at=uow.now))
-    others = [other for other in uow.sessions.of_user(user.id) if other.id != session.id]
-    _revoke(uow, others, "password_changed")
-    metadata = {"sessions_revoked": len(others)}
+    user = _active(uow.users.find(principal.user_id))
+    if not is_checked(user, checked_hash):
+        raise InvalidCredentialsError
+    uow.users.put(
+        user._replace(
+            password_hash=new_hash, force_password_change=0, failed_logins=0, locked_until=None, updated_at=uow.now
+        )
+    )
+    metadata = {"sessions_revoked": end_sessions(uow, user.id, "password_changed", spared=session.id)}
     uow.audit.append(AuditNote("USER_PASSWORD_CHANGED", "user", "user", user.id, principal.actor, metadata=metadata))
+
+
+def refuse_password_change(uow: UnitOfWork, principal: Principal, *, lockouts: LockoutPolicy) -> RefusedLogin:
+    """Count a wrong current password, which is a guess as a failed login is one, and may lock the account.
+
+    A lock stops logins only, not a session that lives: nobody can be kept from a new password from outside.
+
+    Source: contract identity.md 3.
+    """
+    user = _active(uow.users.find(principal.user_id))
+    count_failure(uow, user, origin=principal.origin, policy=lockouts)
+    return RefusedLogin(InvalidCredentialsError())

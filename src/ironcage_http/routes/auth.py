@@ -1,48 +1,54 @@
 """Sessions over the wire: login, refresh, logout, change of password. Source: contract identity.md 3.
 
 Passwords are hashed in a few threads, never on the event loop and never inside a unit of work: read, hash, then write
-with the state checked again. An unknown identifier costs the same hash as a known one.
+with the state checked again. An unknown identifier costs the same hash as a known one, and is locked as one.
 """
 
-from functools import lru_cache, partial
-from typing import Any, Final
+from functools import partial
+from typing import Final
 
 import msgspec
-from anyio import CapacityLimiter, to_thread
 from litestar.response.base import ASGIResponse
 
 from ironcage_core.domain.access import Principal
 from ironcage_core.domain.instants import MS_PER_S
-from ironcage_core.domain.sessions import SessionPolicy
+from ironcage_core.domain.lockouts import identifier_hash
+from ironcage_core.domain.rate_limits import Rate
 from ironcage_core.domain.texts import text_problem
-from ironcage_core.domain.users import User, password_problem
+from ironcage_core.domain.users import UnknownLogin, User, password_problem
 from ironcage_core.errors import (
-    InvalidCredentialsError,
+    AccountLockedError,
     InvalidTokenError,
+    RateLimitExceededError,
     RefreshReusedError,
     ValidationError,
     WrongTokenTypeError,
 )
-from ironcage_core.ports.secrecy import PasswordHasher
 from ironcage_core.ports.storage import UnitOfWork
-from ironcage_core.services.logins import LoggedIn, find_account, note_failed_login, open_session
+from ironcage_core.services.lockouts import note_login
+from ironcage_core.services.logins import Attempt, RefusedLogin, find_login, log_in, named_by
 from ironcage_core.services.sessions import (
     Reused,
     change_password,
     end_session,
     end_session_by_refresh,
     refresh_session,
+    refuse_password_change,
 )
-from ironcage_http.calls import Call, answer, nothing
+from ironcage_http.calls import Call, nothing
 from ironcage_http.errors import AmbiguousCredentialsError, MissingTokenError
+from ironcage_http.hashing import hashed, verified
 from ironcage_http.routing import Route
-from ironcage_http.settings import Settings
-from ironcage_http.wire import moment
+from ironcage_http.sessions import SessionView, lockout_policy, session_answer, session_ports
 
-HASHING_THREADS: Final = 2
 LONGEST_IDENTIFIER: Final = 255
 LONGEST_PASSWORD: Final = 1000
 LONGEST_REFRESH: Final = 500
+MAX_FAILURES: Final = 5
+FAILURE_WINDOW_S: Final = 300
+"""What the throttle lets one address fail. Source: contract identity.md 3, "Brute force"."""
+
+_ONE_A_MINUTE: Final = Rate(1, 60)
 
 
 class LoginBody(msgspec.Struct, frozen=True):
@@ -73,47 +79,69 @@ class PasswordBody(msgspec.Struct, frozen=True):
     new_password: str
 
 
-class UserView(msgspec.Struct, frozen=True):
-    """The user who is logged in."""
-
-    id: str
-    email: str
-    username: str
-    name: str
-    role: str
-
-
-class SessionView(msgspec.Struct, frozen=True):
-    """A session's tokens; `user_token` is the access token by another name."""
-
-    user_token: str
-    access_token: str
-    token_type: str
-    expires_in: int
-    expires_at: str | None
-    refresh_token: str
-    refresh_expires_in: int
-    refresh_expires_at: str | None
-    password_change_required: bool
-    user: UserView
-
-
 async def login(call: Call) -> ASGIResponse:
     """Open a session."""
+    _check_failures(call)
     body = call.read(LoginBody, is_strict=True).value()
     identifier = _identifier(body)
-    user: User | None = await call.see(partial(find_account, identifier=identifier))
-    hasher = call.wiring.hasher
-    known_hash = user.password_hash if user is not None else None
-    if not await _verified(hasher, known_hash or call.wiring.nobodys_hash, body.password) or known_hash is None:
-        user_id = None if user is None else user.id
-        await call.write(partial(note_failed_login, identifier=identifier, user_id=user_id, origin=call.origin))
-        raise InvalidCredentialsError
-    new_hash = await _hashed(hasher, body.password) if hasher.needs_rehash(known_hash) else None
-    use_case = partial(
-        open_session, user_id=user.id if user else "", checked_hash=known_hash, new_hash=new_hash, **_ports(call)
+    named = await _find_login(call, identifier)
+    hasher, throttle = call.wiring.hasher, call.wiring.throttle
+    known_hash = named.password_hash if isinstance(named, User) else None
+    if not await verified(hasher, known_hash or call.wiring.nobodys_hash, body.password):
+        known_hash = None
+    # Nothing waits between verifying and this, so of many attempts at once only the first few learn what came of it.
+    if known_hash is not None:
+        _check_failures(call)
+    elif not throttle.note_failed_login(_address(call)):
+        raise _too_many_failures(call)
+    new_hash = await hashed(hasher, body.password) if known_hash and hasher.needs_rehash(known_hash) else None
+    attempt = Attempt(identifier, known_hash, new_hash)
+    lockouts = lockout_policy(call.wiring.settings)
+    outcome = await call.write(partial(log_in, attempt=attempt, lockouts=lockouts, **session_ports(call)))
+    if isinstance(outcome, RefusedLogin):
+        raise outcome.refusal
+    return session_answer(outcome)
+
+
+def _check_failures(call: Call) -> None:
+    """Refuse every login of an address that has failed too often, the right password's too."""
+    if call.wiring.throttle.login_wait_s(_address(call)):
+        raise _too_many_failures(call)
+
+
+def _too_many_failures(call: Call) -> RateLimitExceededError:
+    wait_s = max(1, call.wiring.throttle.login_wait_s(_address(call)))
+    return RateLimitExceededError(
+        f"Too many failed logins; try again in {wait_s} s",
+        limit=MAX_FAILURES,
+        window_seconds=FAILURE_WINDOW_S,
+        retry_after_s=wait_s,
+        reset_at=call.wiring.clock.now() + wait_s * MS_PER_S,
     )
-    return _session(await call.write(use_case))
+
+
+def _address(call: Call) -> str:
+    return call.client_ip or ""
+
+
+async def _find_login(call: Call, identifier: str) -> User | UnknownLogin:
+    try:
+        return await call.see(partial(find_login, identifier=identifier))
+    except AccountLockedError:
+        await _remember_locked(call, identifier)
+        raise
+
+
+async def _remember_locked(call: Call, identifier: str) -> None:
+    """Note that a locked account is still tried, once a minute: whoever tries must not fill the log."""
+    if not call.wiring.denials.take(("locked", identifier_hash(identifier)), _ONE_A_MINUTE).is_allowed:
+        return
+
+    def note(uow: UnitOfWork) -> None:
+        named = named_by(uow, identifier)
+        note_login(uow, "AUTH_LOGIN_FAILED", named, outcome="denied", reason="locked", origin=call.origin)
+
+    await call.write(note)
 
 
 def _identifier(body: LoginBody) -> str:
@@ -136,10 +164,10 @@ async def refresh(call: Call) -> ASGIResponse:
     """Exchange a refresh token for a new one."""
     body = call.read(RefreshBody, may_be_empty=True, is_strict=True).value()
     token = _refresh_token(call, body.refresh_token)
-    outcome = await call.write(partial(refresh_session, refresh_token=token, **_ports(call)))
+    outcome = await call.write(partial(refresh_session, refresh_token=token, **session_ports(call)))
     if isinstance(outcome, Reused):
         raise RefreshReusedError
-    return _session(outcome)
+    return session_answer(outcome)
 
 
 def _refresh_token(call: Call, in_body: str | None) -> str:
@@ -161,7 +189,8 @@ async def logout(call: Call) -> ASGIResponse:
     presented = call.presented()
     if presented.api is not None and presented.session is None:
         raise WrongTokenTypeError
-    if presented.session is None and (wish := body.value()).refresh_token is not None:
+    wish = body.found
+    if presented.session is None and wish is not None and wish.refresh_token is not None:
         refresh_hash = call.wiring.access_signer.digest(_refresh_token(call, wish.refresh_token))
         ended = await call.write(
             partial(
@@ -174,7 +203,7 @@ async def logout(call: Call) -> ASGIResponse:
         if isinstance(ended, Reused):
             raise RefreshReusedError
         return nothing()
-    who = call.user(may_owe_password=True)
+    who = call.user()
 
     def use_case(uow: UnitOfWork) -> None:
         principal = who(uow)
@@ -186,22 +215,22 @@ async def logout(call: Call) -> ASGIResponse:
 
 async def change(call: Call) -> ASGIResponse:
     """Change the caller's own password."""
-    who = call.user(may_owe_password=True)
+    who = call.user()
     user = await call.see(lambda uow: _user_of(uow, who(uow)))
     body = call.read(PasswordBody, is_strict=True).value()
     hasher = call.wiring.hasher
     checked = user.password_hash or call.wiring.nobodys_hash
-    if not await _verified(hasher, checked, body.current_password):
-        use_case = partial(note_failed_login, identifier=user.username, user_id=user.id, origin=call.origin)
-        await call.write(use_case)
-        raise InvalidCredentialsError
+    if not await verified(hasher, checked, body.current_password):
+        lockouts = lockout_policy(call.wiring.settings)
+        refused = await call.write(lambda uow: refuse_password_change(uow, who(uow), lockouts=lockouts))
+        raise refused.refusal
     shortest = call.wiring.settings.password_min_length
     problem = password_problem(body.new_password, username=user.username, email=user.email, shortest=shortest)
     if problem is None and body.new_password == body.current_password:
         problem = "must differ from the current password"
     if problem:
         raise ValidationError({"new_password": problem})
-    new_hash = await _hashed(hasher, body.new_password)
+    new_hash = await hashed(hasher, body.new_password)
     await call.write(lambda uow: change_password(uow, who(uow), checked_hash=checked, new_hash=new_hash))
     return nothing()
 
@@ -213,75 +242,27 @@ def _user_of(uow: UnitOfWork, principal: Principal) -> User:
     return user
 
 
-@lru_cache
-def _limiter() -> CapacityLimiter:
-    return CapacityLimiter(HASHING_THREADS)
-
-
-async def _verified(hasher: PasswordHasher, encoded: str, password: str) -> bool:
-    return await to_thread.run_sync(hasher.verify, encoded, password, limiter=_limiter())
-
-
-async def _hashed(hasher: PasswordHasher, password: str) -> str:
-    return await to_thread.run_sync(hasher.hash, password, limiter=_limiter())
-
-
-def _ports(call: Call) -> dict[str, Any]:
-    return {
-        "origin": call.origin,
-        "policy": session_policy(call.wiring.settings),
-        "signer": call.wiring.access_signer,
-        "new_secret": call.wiring.new_refresh_token,
-    }
-
-
-def session_policy(settings: Settings) -> SessionPolicy:
-    """Return how long sessions live, in milliseconds."""
-    return SessionPolicy(
-        access_ttl=settings.access_ttl_s * MS_PER_S,
-        refresh_ttl=settings.refresh_ttl_s * MS_PER_S,
-        max_age=settings.session_max_age_s * MS_PER_S,
-        reuse_grace=settings.reuse_grace_s * MS_PER_S,
-    )
-
-
-def _session(logged_in: LoggedIn) -> ASGIResponse:
-    principal = logged_in.principal
-    view = SessionView(
-        user_token=logged_in.access_token,
-        access_token=logged_in.access_token,
-        token_type="Bearer",  # noqa: S106 - the scheme's name
-        expires_in=logged_in.access_expires_in_s,
-        expires_at=moment(logged_in.access_expires_at),
-        refresh_token=logged_in.refresh_token,
-        refresh_expires_in=logged_in.refresh_expires_in_s,
-        refresh_expires_at=moment(logged_in.refresh_expires_at),
-        password_change_required=principal.must_change_password,
-        user=UserView(principal.user_id, principal.email, principal.username, principal.name, principal.role),
-    )
-    return answer(view)
-
-
 ROUTES: Final = (
     Route(
-        "POST", "/auth/login", login, "Open a session with a password", body=LoginBody, answer=SessionView,
-        access="public", codes=("AUTH_INVALID_CREDENTIALS", "403 AUTH_ACCOUNT_DISABLED"),
-        example={"username": "admin", "password": "..."},
+        "POST", "/auth/login", login, "Open a session with a password", action="auth.login", limit="login",
+        body=LoginBody, answer=SessionView, example={"username": "admin", "password": "..."},
+        codes=("AUTH_INVALID_CREDENTIALS", "403 AUTH_ACCOUNT_DISABLED", "AUTH_ACCOUNT_LOCKED"),
     ),
     Route(
-        "POST", "/auth/refresh", refresh, "Exchange a refresh token for a new one", body=RefreshBody,
-        answer=SessionView, access="public", example={"refresh_token": "rt_..."},
+        "POST", "/auth/refresh", refresh, "Exchange a refresh token for a new one", action="auth.refresh",
+        limit="refresh", body=RefreshBody, answer=SessionView, example={"refresh_token": "rt_..."},
         codes=(
             "AUTH_MISSING_TOKEN", "AUTH_INVALID_TOKEN", "AUTH_TOKEN_EXPIRED", "AUTH_TOKEN_REVOKED",
             "AUTH_ACCOUNT_DISABLED", "AUTH_REFRESH_REUSED", "AMBIGUOUS_CREDENTIALS",
         ),
     ),
     Route(
-        "POST", "/auth/logout", logout, "End the session, or all of them", body=LogoutBody, status=204,
-        example={"all_sessions": False}, codes=("AUTH_REFRESH_REUSED",),
+        "POST", "/auth/logout", logout, "End the session, or all of them", action="auth.logout", body=LogoutBody,
+        status=204, example={"all_sessions": False}, codes=("AUTH_REFRESH_REUSED",),
     ),
     Route(
-        "POST", "/auth/change-password", change, "Change the caller's own password", body=PasswordBody, status=204,
-        codes=("AUTH_INVALID_CREDENTIALS",), example={"current_password": "...", "new_password": "..."},
+        "POST", "/auth/change-password", change, "Change the caller's own password", action="auth.change_password",
+        limit="change_password", body=PasswordBody, status=204, codes=("AUTH_INVALID_CREDENTIALS",),
+        example={"current_password": "...", "new_password": "..."},
     ),
 )  # fmt: skip
