@@ -14,20 +14,12 @@ from rich.console import Console
 from ironcage_core.domain.ids import is_id
 from ironcage_core.errors import IroncageError
 from ironcage_core.services.verify import verify as verify_books
+from ironcage_http.admin_commands import admin
+from ironcage_http.command_errors import Refused
 from ironcage_http.verification import show_verification
 from ironcage_storage.sqlite.store import SqliteStore
 
 DIFFERENCES_FOUND = 1
-CANNOT_START = 3
-
-
-class Refused(click.ClickException):
-    """A typed error, told to the operator with its code."""
-
-    exit_code = CANNOT_START
-
-    def __init__(self, error: IroncageError) -> None:
-        super().__init__(f"{error.message} ({error.code})")
 
 
 def _console() -> Console:
@@ -48,6 +40,9 @@ def _server_extra() -> Iterator[None]:
 @click.version_option(package_name="ironcage")
 def main() -> None:
     """Lend AI agents a hard budget and a sealed provider key."""
+
+
+main.add_command(admin)
 
 
 @main.command()

@@ -9,10 +9,10 @@ from ironcage_core.services.verify import verify
 from ironcage_http.demo import PROVIDER_SECRET, play
 from ironcage_http.fake_provider import FakeProvider
 from ironcage_http.server import ApiServer, embedded_settings
-from ironcage_http.serving import make_first_admin, new_password
+from ironcage_http.serving import make_first_admin
 from ironcage_http.verification import show_verification
 from ironcage_storage.sealed.ip_tokens import open_ip_token
-from ironcage_storage.sealed.passwords import Argon2PasswordHasher
+from ironcage_storage.sealed.passwords import Argon2PasswordHasher, new_password
 from ironcage_storage.sqlite.store import SqliteStore
 
 

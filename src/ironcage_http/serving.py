@@ -2,11 +2,9 @@
 
 import asyncio
 import logging
-import secrets
 import signal
 import socket
 from functools import partial
-from typing import Final
 
 from rich.console import Console
 
@@ -17,13 +15,10 @@ from ironcage_core.ports.storage import Store
 from ironcage_core.services.accounts import first_admin
 from ironcage_http.server import ApiServer
 from ironcage_http.settings import Settings
-from ironcage_storage.sealed.passwords import Argon2PasswordHasher
+from ironcage_storage.sealed.passwords import Argon2PasswordHasher, new_password
 from ironcage_storage.sqlite.store import SqliteStore
 
 logger = logging.getLogger(__name__)
-
-PASSWORD_BYTES: Final = 18
-"""24 characters of base64url. Source: contract identity.md 10, "First admin"."""
 
 
 def serve(settings: Settings, console: Console) -> None:
@@ -63,11 +58,6 @@ async def _until_signalled(server: ApiServer) -> None:
     for number in (signal.SIGINT, signal.SIGTERM):
         loop.add_signal_handler(number, server.stop)
     await server.serve()
-
-
-def new_password() -> str:
-    """Return a password that nobody can guess."""
-    return secrets.token_urlsafe(PASSWORD_BYTES)
 
 
 def make_first_admin(store: Store, settings: Settings, hasher: PasswordHasher, *, generated: str) -> bool:

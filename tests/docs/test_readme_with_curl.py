@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 
 from ironcage_http.server import ApiServer, embedded_settings
-from ironcage_http.serving import make_first_admin, new_password
-from ironcage_storage.sealed.passwords import Argon2PasswordHasher
+from ironcage_http.serving import make_first_admin
+from ironcage_storage.sealed.passwords import Argon2PasswordHasher, new_password
 from ironcage_storage.sqlite.store import SqliteStore
 
 README = (Path(__file__).parents[2] / "README.md").read_text()

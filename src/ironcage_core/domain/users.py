@@ -10,6 +10,7 @@ from ironcage_core.domain.money import Micros
 
 Role = Literal["admin", "user", "viewer"]
 UserStatus = Literal["active", "suspended", "deleted"]
+ShownStatus = Literal["active", "locked", "suspended", "deleted"]
 
 SHORTEST_PASSWORD: Final = 8
 LONGEST_PASSWORD: Final = 1000
@@ -30,6 +31,17 @@ class User(NamedTuple):
     password_hash: str | None = None
     force_password_change: int = 0
     last_login_at: Instant | None = None
+    suspended_at: Instant | None = None
+    suspended_by: str | None = None
+    deleted_at: Instant | None = None
+    deleted_by: str | None = None
+    failed_logins: int = 0
+    locked_until: Instant | None = None
+
+    def status_at(self, now: Instant) -> ShownStatus:
+        """Return the status as people see it: an active user may be locked out of password logins for a while."""
+        is_locked = self.status == "active" and self.locked_until is not None and now < self.locked_until
+        return "locked" if is_locked else self.status
 
     def __repr__(self) -> str:
         shown = (f"{key}={value!r}" for key, value in self._asdict().items() if key != "password_hash")
@@ -44,6 +56,15 @@ class UsageLimit(NamedTuple):
     max_cost_per_month: Micros | None
     created_at: Instant
     updated_at: Instant
+
+
+class UnknownLogin(NamedTuple):
+    """Failed logins with an identifier that no user has, so that a lock tells nothing; a column each, in order."""
+
+    identifier_hash: str
+    failed_logins: int
+    locked_until: Instant | None
+    last_at: Instant
 
 
 def password_problem(password: object, *, username: str, email: str, shortest: int = SHORTEST_PASSWORD) -> str | None:

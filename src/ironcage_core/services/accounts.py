@@ -1,14 +1,14 @@
 """Accounts: the users who own agents, and the monthly cap that brakes their agents' grants."""
 
-from typing import Final, get_args
+from typing import Final
 
 from ironcage_core.domain.audit import SYSTEM, Actor, AuditNote
-from ironcage_core.domain.ids import is_id
 from ironcage_core.domain.money import MICROS_PER_USD, Micros
 from ironcage_core.domain.texts import text_problem
-from ironcage_core.domain.users import Role, UsageLimit, User
-from ironcage_core.errors import DuplicateEmailError, DuplicateUsernameError, UserNotFoundError, ValidationError
+from ironcage_core.domain.users import UsageLimit, User
+from ironcage_core.errors import DuplicateEmailError, DuplicateUsernameError, ValidationError
 from ironcage_core.ports.storage import UnitOfWork
+from ironcage_core.services.users import LONGEST_NAME, ROLES, any_user, role_problem
 
 MAX_CAP: Final[Micros] = 1_000_000_000 * MICROS_PER_USD
 """Source: contract resources.md 7.1."""
@@ -19,9 +19,10 @@ def add_user(
     *,
     username: str,
     email: str,
-    role: Role,
+    role: str,
     name: str | None = None,
     password_hash: str | None = None,
+    force_password_change: bool = False,
     actor: Actor,
 ) -> User:
     """Add a user who can own agents.
@@ -33,6 +34,7 @@ def add_user(
         role: `admin`, `user` or `viewer`.
         name: What to call the user, 1 to 100 characters; None for the username.
         password_hash: Of a password that keeps the policy; without one the user cannot log in.
+        force_password_change: Whether it must be changed at the first login, before anything else.
         actor: Who adds.
 
     Raises:
@@ -51,12 +53,13 @@ def add_user(
         id=uow.new_id("user"),
         username=username.strip(),
         email=address,
-        role=role,
+        role=ROLES[role],
         status="active",
         created_at=uow.now,
         updated_at=uow.now,
         name=None if name is None else name.strip(),
         password_hash=password_hash,
+        force_password_change=int(force_password_change),
     )
     _put_new(uow, user, "USER_CREATED", actor)
     return user
@@ -101,7 +104,8 @@ def _put_new(uow: UnitOfWork, user: User, operation: str, actor: Actor) -> None:
     uow.audit.append(AuditNote(operation, "user", "user", user.id, actor, metadata=metadata))
 
 
-def _check_user(username: str, email: str, role: str, name: str | None = None) -> None:
+def user_problems(username: str, email: str, role: str, name: str | None = None) -> dict[str, str]:
+    """Return what is wrong with a new user, by field."""
     problems = {}
     if problem := text_problem(username, longest=255):
         problems["username"] = problem
@@ -109,13 +113,22 @@ def _check_user(username: str, email: str, role: str, name: str | None = None) -
         problems["username"] = "may not contain @"
     if problem := text_problem(email, longest=255):
         problems["email"] = problem
-    elif not all(email.strip().partition("@")) or email.count("@") != 1:
+    elif not all(part.strip() for part in email.partition("@")) or email.count("@") != 1:
         problems["email"] = "must have one @ with something on both sides"
-    if name is not None and (problem := text_problem(name, longest=100)):
+    if name is not None and (problem := text_problem(name, longest=LONGEST_NAME)):
         problems["name"] = problem
-    if role not in get_args(Role):
-        problems["role"] = f"must be one of {', '.join(get_args(Role))}"
-    if problems:
+    if problem := role_problem(role):
+        problems["role"] = problem
+    return problems
+
+
+def _check_user(username: str, email: str, role: str, name: str | None = None) -> None:
+    """Refuse a new user whose fields break a rule.
+
+    Raises:
+        ValidationError: One or more break a rule; each is named.
+    """
+    if problems := user_problems(username, email, role, name):
         raise ValidationError(problems)
 
 
@@ -138,8 +151,7 @@ def set_monthly_cap(uow: UnitOfWork, user_id: str, cap: Micros | None, *, actor:
     """
     if cap is not None and (type(cap) is not int or not 0 < cap <= MAX_CAP):
         raise ValidationError({"max_cost_per_month_usd": "must be above 0 and at most $1,000,000,000"})
-    if not is_id(user_id, "user") or uow.users.find(user_id) is None:
-        raise UserNotFoundError("No such user")
+    any_user(uow, user_id)
     known = uow.limits.find_of_user(user_id)
     if known is None:
         limit = UsageLimit(uow.new_id("lim"), user_id, cap, uow.now, uow.now)

@@ -3,6 +3,7 @@
 A password is hashed as the UTF-8 bytes it was typed as: never trimmed, never normalised.
 """
 
+import secrets
 from typing import Final
 
 import argon2
@@ -14,6 +15,14 @@ from ironcage_core.errors import UnavailableError
 MEMORY_KIB: Final = 19_456
 PASSES: Final = 2
 LANES: Final = 1
+
+GENERATED_BYTES: Final = 18
+"""24 characters of base64url. Source: contract identity.md 10, "First admin"."""
+
+
+def new_password() -> str:
+    """Return a password that nobody can guess."""
+    return secrets.token_urlsafe(GENERATED_BYTES)
 
 
 class Argon2PasswordHasher:

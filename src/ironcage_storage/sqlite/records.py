@@ -1,4 +1,4 @@
-"""The small collections: users, their limits, agents, provider keys and IC tokens."""
+"""The small collections: limits of users, agents, provider keys and IC tokens."""
 
 import json
 from collections.abc import Mapping, Sequence
@@ -7,43 +7,13 @@ from typing import Final
 from ironcage_core.domain.agents import Agent
 from ironcage_core.domain.ic_tokens import IcTokenRecord
 from ironcage_core.domain.providers import ProviderKey
-from ironcage_core.domain.users import UsageLimit, User
+from ironcage_core.domain.users import UsageLimit
 from ironcage_core.ports.lists import KeyFilter, KeyOrder, Page, Paging
 from ironcage_storage.sqlite.rows import Table, conjunction
 from ironcage_storage.sqlite.session import Session
 
 AMONG: Final = "(SELECT value FROM json_each(?))"
 """The members of a list that is bound as one value, however long it is."""
-
-
-class SqliteUsers:
-    """Implements `Users`."""
-
-    def __init__(self, session: Session) -> None:
-        self._table: Table[User] = Table(session, "users", User)
-        self._session = session
-
-    def find(self, user_id: str) -> User | None:
-        """Return the user with this id."""
-        return self._table.get(user_id)
-
-    def find_by_username(self, username: str) -> User | None:
-        """Return the living user with this username, in whatever case."""
-        rows = self._table.rows("users WHERE lower(username) = lower(?) AND status <> 'deleted'", (username,))
-        return rows[0] if rows else None
-
-    def find_by_email(self, email: str) -> User | None:
-        """Return the living user with this email, in whatever case."""
-        rows = self._table.rows("users WHERE lower(email) = lower(?) AND status <> 'deleted'", (email,))
-        return rows[0] if rows else None
-
-    def is_empty(self) -> bool:
-        """Tell whether there was never any user."""
-        return self._session.query("SELECT 1 FROM users LIMIT 1", (), self._table).fetchone() is None
-
-    def put(self, user: User) -> None:
-        """Store the user, new or changed."""
-        self._table.put(user)
 
 
 class SqliteLimits:
@@ -60,6 +30,10 @@ class SqliteLimits:
         """Store the limit, new or changed."""
         self._table.put(limit)
 
+    def delete_of_user(self, user_id: str) -> None:
+        """Remove the user-level limit, if there is one."""
+        self._table.remove(user_id)
+
 
 class SqliteAgents:
     """Implements `Agents`."""
@@ -74,6 +48,10 @@ class SqliteAgents:
     def put(self, agent: Agent) -> None:
         """Store the agent, new or changed."""
         self.table.put(agent)
+
+    def live_of(self, owner_id: str) -> Sequence[Agent]:
+        """Return the agents of an owner that were not deleted, oldest first."""
+        return self.table.rows("agents WHERE owner_id = ? AND deleted_at IS NULL ORDER BY id", (owner_id,))
 
 
 class SqliteProviderKeys:
@@ -151,22 +129,22 @@ class SqliteIcTokens:
     """Implements `IcTokens`."""
 
     def __init__(self, session: Session) -> None:
-        self._table: Table[IcTokenRecord] = Table(session, "ic_tokens", IcTokenRecord)
+        self.table: Table[IcTokenRecord] = Table(session, "ic_tokens", IcTokenRecord)
 
     def find(self, token_id: str) -> IcTokenRecord | None:
         """Return the record with this id."""
-        return self._table.get(token_id)
+        return self.table.get(token_id)
 
     def find_active_of(self, agent_id: str) -> IcTokenRecord | None:
         """Return the agent's active record."""
-        rows = self._table.rows("ic_tokens WHERE agent_id = ? AND status = 'active'", (agent_id,))
+        rows = self.table.rows("ic_tokens WHERE agent_id = ? AND status = 'active'", (agent_id,))
         return rows[0] if rows else None
 
     def active_of(self, agent_ids: Sequence[str]) -> Mapping[str, IcTokenRecord]:
         """Return the active record of each of these agents that has one."""
         where = f"ic_tokens WHERE agent_id IN {AMONG} AND status = 'active'"
-        return {record.agent_id: record for record in self._table.rows(where, (json.dumps(agent_ids),))}
+        return {record.agent_id: record for record in self.table.rows(where, (json.dumps(agent_ids),))}
 
     def put(self, record: IcTokenRecord) -> None:
         """Store the record, new or changed."""
-        self._table.put(record)
+        self.table.put(record)

@@ -28,6 +28,7 @@ class Statements(NamedTuple):
     insert: str
     upsert: str
     find: str
+    delete: str
 
 
 class Update(NamedTuple):
@@ -50,6 +51,7 @@ def statements(
         insert=insert,
         upsert=f"{insert} ON CONFLICT ({', '.join(key)}) DO UPDATE SET {replaced}",
         find=f"SELECT {names} FROM {table} WHERE {_equals(key, ' AND ')}",
+        delete=f"DELETE FROM {table} WHERE {_equals(key, ' AND ')}",
     )
 
 
@@ -130,6 +132,11 @@ class Table(Generic[Row]):
         if not self._member:
             self.session.touch(self)
         self._member[self._key_of(row)] = row
+
+    def remove(self, key: Any) -> None:  # noqa: ANN401 - a str, or a tuple of them
+        """Delete the row with this key at once, if there is one."""
+        self.session.execute(self.sql.delete, key if self._is_composite else (key,))
+        self._loaded.pop(key, None)
 
     def rows(self, where: str, parameters: Sequence[object] = (), *reads: Pending) -> list[Row]:
         """Return the rows of a SELECT over this table; `where` is everything behind its name."""
