@@ -19,7 +19,23 @@ Chain = Literal["permanent", "year", "standard"]
 CHAINS: Final[Mapping[Category, Chain]] = MappingProxyType(
     {"user": "permanent", "credential": "year", "safety": "year"}
 )
-"""Which chain a category belongs to; every other is `standard` (90 days). Source: contract identity.md 11."""
+"""Which chain a category belongs to; every other is `standard`. Source: contract identity.md 11."""
+
+RETENTION_DAYS: Final[Mapping[Chain, int | None]] = MappingProxyType({"permanent": None, "year": 365, "standard": 90})
+"""How long the rows of a chain stay; None means for ever. Operators may change `standard`."""
+
+REDACTED: Final = "[REDACTED]"
+SECRET_FIELDS: Final = frozenset(
+    {
+        "access_token", "api_key", "api_token", "authorization", "client_secret", "cookie", "current_password",
+        "ic_token", "ip_token", "master_key", "new_password", "old_password", "password", "password_hash",
+        "private_key", "refresh_hash", "refresh_token", "secret", "signing_secret", "temporary_password", "token",
+        "token_hash", "token_value", "x-api-key", "x-api-token", "x-ic-token",
+    }
+)  # fmt: skip
+"""Fields whose values the log never holds, by their whole name in whatever case."""
+
+LONGEST_USER_AGENT: Final = 500
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,9 +56,10 @@ SYSTEM: Final = Actor("system", "system")
 
 @dataclass(frozen=True, slots=True)
 class AuditNote:
-    """What a use case wants remembered; never holds a secret.
+    """What a use case wants remembered.
 
-    `changes` is `{"before": …, "after": …}` or empty.
+    `changes` is `{"before": …, "after": …}` or empty. It holds no secrets; a field that is named like one is stored as
+    `[REDACTED]` all the same.
     """
 
     operation: str
@@ -100,14 +117,25 @@ def unchained(note: AuditNote, *, id: str, at: Instant) -> AuditRow:  # noqa: A0
         user_role=actor.role,
         token_id=actor.token_id,
         ip_address=actor.ip_address,
-        user_agent=actor.user_agent,
+        user_agent=actor.user_agent[:LONGEST_USER_AGENT] if actor.user_agent else None,
         request_id=actor.request_id,
-        changes=_canonical(note.changes) if note.changes else None,
+        changes=_canonical(redacted(note.changes)) if note.changes else None,
         reason=note.reason,
-        metadata=_canonical(note.metadata),
+        metadata=_canonical(redacted(note.metadata)) if note.metadata else "{}",
         prev_hash="",
         hash="",
     )
+
+
+def redacted(value: object) -> object:
+    """Return a value of JSON with what secret fields hold replaced, however deep they are."""
+    if isinstance(value, (str, int)) or value is None:  # nearly every value: the log is written on hot paths
+        return value
+    if isinstance(value, Mapping):
+        return {key: REDACTED if str(key).lower() in SECRET_FIELDS else redacted(held) for key, held in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [redacted(each) for each in value]
+    return value
 
 
 def chained(row: AuditRow, prev_hash: str) -> AuditRow:
@@ -121,5 +149,4 @@ def row_hash(row: AuditRow, prev_hash: str) -> str:
     return hashlib.sha256(_canonical([*content, prev_hash]).encode()).hexdigest()
 
 
-def _canonical(value: object) -> str:
-    return json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=True)
+_canonical: Final = json.JSONEncoder(sort_keys=True, separators=(",", ":"), ensure_ascii=True).encode

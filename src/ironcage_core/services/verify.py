@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from itertools import groupby
 from typing import Final
 
-from ironcage_core.domain.audit import row_hash
+from ironcage_core.domain.audit import RETENTION_DAYS, Chain, row_hash
 from ironcage_core.domain.instants import period_of
 from ironcage_core.domain.leases import Lease
 from ironcage_core.domain.ledger import EFFECTS, Balance, Entry
@@ -56,7 +56,7 @@ class _Sums:
 
 
 def verify(uow: UnitOfWork, agent_id: str | None = None) -> Verification:
-    """Recompute balances, leases, banks, counts and the audit chain.
+    """Recompute balances, leases, banks, counts and the audit chains.
 
     Args:
         uow: An open unit of work; a read snapshot is enough.
@@ -164,14 +164,22 @@ def _check_counts(uow: UnitOfWork) -> Iterator[Difference]:
 
 
 def _check_audit(uow: UnitOfWork) -> tuple[int, list[Difference]]:
-    heads: dict[str, str] = {}
-    broken = []
-    rows = 0
+    heads = dict(uow.audit.anchors())  # what a chain's first kept row follows; nothing where none was ever pruned
+    differences = [
+        Difference(chain, "audit anchor", anchor, "none: its rows stay for ever")
+        for chain, anchor in heads.items()
+        if RETENTION_DAYS.get(chain) is None
+    ]
+    counted: Counter[Chain] = Counter()
     for row in uow.audit.rows():
-        rows += 1
-        # The first kept row of a chain anchors it: what stood before may have been pruned.
-        expected = heads.get(row.chain, row.prev_hash)
-        if row.prev_hash != expected or row_hash(row, row.prev_hash) != row.hash:
-            broken.append(Difference(row.id, "audit chain", row.hash, "does not follow"))
+        counted[row.chain] += 1
+        if row.prev_hash != heads.get(row.chain, "") or row_hash(row, row.prev_hash) != row.hash:
+            differences.append(Difference(row.id, "audit chain", row.hash, "does not follow"))
         heads[row.chain] = row.hash
-    return rows, broken
+    maintained = uow.audit.counts()
+    differences += [
+        Difference(chain, "number of audit rows", maintained.get(chain, 0), counted[chain])
+        for chain in RETENTION_DAYS
+        if maintained.get(chain, 0) != counted[chain]
+    ]
+    return counted.total(), differences
