@@ -13,7 +13,7 @@ import secrets
 import statistics
 import subprocess
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
@@ -44,6 +44,11 @@ class Runtime:
 
     token: str
     lease_id: str
+
+    @property
+    def credential(self) -> str:
+        """The header that carries the token."""
+        return f"X-IC-Token: {self.token}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,8 +93,8 @@ def _is_healthy(port: int) -> bool:
         return False
 
 
-def runtimes(port: int) -> list[Runtime]:
-    """Make the agents over the interface itself."""
+def prepared(port: int) -> tuple[list[Runtime], dict[str, str]]:
+    """Make the agents over the interface itself; return them, and the headers of a session and of an API token."""
     with httpx.Client(base_url=f"http://127.0.0.1:{port}/api/v1", timeout=60) as client:
 
         def send(path: str, body: dict[str, Any], token: str) -> dict[str, Any]:
@@ -104,15 +109,15 @@ def runtimes(port: int) -> list[Runtime]:
             body = {"name": f"worker {number}", "budget": 999_999, "providers": [key]}
             token = send("/agents", body, admin)["ic_token"]["token"]
             found.append(Runtime(token, send("/budget/handshake", {"requested_budget": 1000}, token)["lease_id"]))
-        return found
+        api_token = send("/api-tokens", {"name": "bench"}, admin)["token"]
+        return found, {"session": f"Authorization: Bearer {admin}", "API token": f"X-API-Token: {api_token}"}
 
 
-def request(path: str, body: object, token: str | None = None) -> bytes:
-    """Return a request as bytes."""
+def request(path: str, body: object, credential: str = "X-Nothing: 0") -> bytes:
+    """Return a request as bytes; `credential` is a header."""
     content = _encode(body)
-    authorization = f"X-IC-Token: {token}\r\n" if token else ""
     head = (
-        f"POST {path} HTTP/1.1\r\nHost: bench\r\nContent-Type: application/json\r\n{authorization}"
+        f"POST {path} HTTP/1.1\r\nHost: bench\r\nContent-Type: application/json\r\n{credential}\r\n"
         f"Content-Length: {len(content)}\r\n\r\n"
     )
     return head.encode() + content
@@ -154,36 +159,46 @@ def report(runtime: Runtime) -> dict[str, object]:
     }  # fmt: skip
 
 
-def scenarios(found: Sequence[Runtime], count: int) -> dict[str, Callable[[], list[bytes]]]:
+def scenarios(
+    found: Sequence[Runtime], credentials: Mapping[str, str], count: int
+) -> dict[str, Callable[[], list[bytes]]]:
     """Return what makes the requests of each scenario."""
 
     def of(index: int) -> Runtime:
         return found[index % len(found)]
 
+    def guarded(credential: str) -> Callable[[], list[bytes]]:
+        return lambda: [request("/guarded", report(of(index)), credential) for index in range(count)]
+
     return {
         "echo": lambda: [request("/echo", report(of(index))) for index in range(count)],
+        **{f"echo guarded by {name}": guarded(header) for name, header in credentials.items()},
         "report": lambda: [
-            request("/api/v1/budget/report", report(of(index)), of(index).token) for index in range(count)
+            request("/api/v1/budget/report", report(of(index)), of(index).credential) for index in range(count)
         ],
         "handshake": lambda: [
-            request("/api/v1/budget/handshake", {"requested_budget": 1}, of(index).token)
+            request("/api/v1/budget/handshake", {"requested_budget": 1}, of(index).credential)
             for index in range(min(count, 15 * AGENTS))
         ],
         "batch": lambda: [
-            request("/api/v1/budget/report", {"reports": [report(of(index)) for _ in range(BATCH)]}, of(index).token)
+            request(
+                "/api/v1/budget/report", {"reports": [report(of(index)) for _ in range(BATCH)]}, of(index).credential
+            )
             for index in range(max(2, count // 1000))
         ],
     }
 
 
-TARGETS: Final = {"report": 0.55, "handshake": 0.35}
+TARGETS: Final = {
+    "echo guarded by session": 0.75, "echo guarded by API token": 0.75, "report": 0.55, "handshake": 0.35,
+}  # fmt: skip
 
 
-def measure(port: int, found: Sequence[Runtime], count: int) -> dict[str, Result]:
+def measure(port: int, found: Sequence[Runtime], credentials: Mapping[str, str], count: int) -> dict[str, Result]:
     """Return the result of each scenario, one after the other; batches go one at a time."""
     return {
         name: drive(port, make(), 1 if name == "batch" else CONNECTIONS)
-        for name, make in scenarios(found, count).items()
+        for name, make in scenarios(found, credentials, count).items()
     }
 
 
@@ -193,8 +208,8 @@ def main() -> None:
     parser.add_argument("--quick", action="store_true", help="a quarter of the work; figures vary more")
     count = 2_000 if parser.parse_args().quick else 8_000
     with scratch() as folder, server(folder) as (_, port, seconds_to_start):
-        found = runtimes(port)
-        rounds = [measure(port, found, count) for _ in range(ROUNDS)]
+        found, credentials = prepared(port)
+        rounds = [measure(port, found, credentials, count) for _ in range(ROUNDS)]
     show(rounds, seconds_to_start)
 
 

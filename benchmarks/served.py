@@ -1,4 +1,4 @@
-"""The server under test: the real app, and beside it a bare JSON echo route to measure it against.
+"""The server under test: the real app, and beside it a JSON echo route, bare and guarded, to measure it against.
 
 `python -m benchmarks.served DATABASE PORT` serves until it is killed; secrets come from the environment.
 """
@@ -8,12 +8,20 @@ import os
 import sys
 from typing import Any
 
+import msgspec
 from litestar import Litestar, post
 from litestar.enums import ScopeType
+from litestar.handlers import HTTPRouteHandler
+from litestar.response.base import ASGIResponse
 from litestar.types import Receive, Scope, Send
 
+from ironcage_http.app import wire
+from ironcage_http.calls import Call, answer
+from ironcage_http.endpoints import endpoint
+from ironcage_http.routing import Route
 from ironcage_http.server import ApiServer
 from ironcage_http.settings import read_settings
+from ironcage_http.wiring import Wiring
 from ironcage_storage.sqlite.store import SqliteStore
 
 
@@ -23,17 +31,30 @@ async def echo(data: dict[str, Any]) -> dict[str, Any]:
     return data
 
 
-class WithEcho:
-    """Sends `/echo` to an app of its own and everything else to the real one."""
+async def guarded_echo(call: Call) -> ASGIResponse:
+    """Return the body to a user who is alive at this moment."""
+    who = call.user()
+    await call.glance(who)
+    return answer(msgspec.json.decode(call.raw))
 
-    def __init__(self, app: Any) -> None:  # noqa: ANN401 - an ASGI app
+
+class WithEcho:
+    """Sends the echo routes to an app of their own and everything else to the real one."""
+
+    def __init__(self, app: Any, wiring: Wiring) -> None:  # noqa: ANN401 - an ASGI app
         self._app = app
-        self._echo = Litestar([echo], openapi_config=None, logging_config=None)
+        route = Route("POST", "/guarded", guarded_echo, "Echo", action="users.me", limit="none")
+        guarded = HTTPRouteHandler("/guarded", http_method="POST")(endpoint(route, wiring))
+        self._echo = Litestar([echo, guarded], openapi_config=None, logging_config=None)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer one request."""
-        is_echo = scope["type"] == ScopeType.HTTP and scope["path"] == "/echo"
-        await (self._echo if is_echo else self._app)(scope, receive, send)
+        if scope["type"] == ScopeType.HTTP and scope["path"] in {"/echo", "/guarded"}:
+            state: dict[str, Any] = scope.setdefault("state", {})
+            state["request_id"] = "bench"
+            await self._echo(scope, receive, send)
+        else:
+            await self._app(scope, receive, send)
 
 
 def main() -> None:
@@ -42,7 +63,7 @@ def main() -> None:
     settings = read_settings(os.environ)
     with SqliteStore(database) as store:
         server = ApiServer(store, int(port), settings=settings)
-        server._app = WithEcho(server._app)  # noqa: SLF001 - the bench stands in the middle
+        server._app = WithEcho(server._app, wire(store, settings))  # noqa: SLF001 - the bench stands in the middle
         asyncio.run(server.serve())
 
 

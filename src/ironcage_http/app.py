@@ -1,10 +1,7 @@
 """The composition root: settings and a store become an app."""
 
-import asyncio
-import contextlib
-import logging
 import secrets
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import Sequence
 from functools import partial
 from typing import Any, Final
 
@@ -14,32 +11,56 @@ from litestar.handlers import HTTPRouteHandler
 from litestar.response.base import ASGIResponse
 from litestar.types import ASGIApp
 
-from ironcage_core.errors import IroncageError
+from ironcage_core.domain.rate_limits import FailureWindow, TokenBuckets
 from ironcage_core.ports.storage import Store
-from ironcage_core.services.expiry import sweep
 from ironcage_core.services.key_lending import Sealing
+from ironcage_core.services.token_quotas import TokenCounter
 from ironcage_http import openapi
-from ironcage_http.calls import JSON, endpoint
+from ironcage_http.calls import JSON
 from ironcage_http.edge import Edge
+from ironcage_http.endpoints import endpoint
 from ironcage_http.errors import on_exception, on_http_exception
+from ironcage_http.maintenance import maintained
 from ironcage_http.metrics import Metrics
-from ironcage_http.routes import agents, auth, budget, budgets, ic_tokens, leases, ledger, providers, reports, system
+from ironcage_http.routes import (
+    agents,
+    api_tokens,
+    audit,
+    auth,
+    auth_checks,
+    budget,
+    budgets,
+    ic_tokens,
+    leases,
+    ledger,
+    me,
+    providers,
+    reports,
+    system,
+    tokens,
+    users,
+)
 from ironcage_http.routing import Route
 from ironcage_http.settings import Settings
+from ironcage_http.throttle import Throttle
 from ironcage_http.wire import encode
 from ironcage_http.wiring import Wiring
 from ironcage_storage.prices import bundled_prices
 from ironcage_storage.sealed.access_tokens import AccessTokenSigner, new_refresh_token
+from ironcage_storage.sealed.api_tokens import api_token_hash, new_api_token
 from ironcage_storage.sealed.ip_tokens import IpTokenSealer
 from ironcage_storage.sealed.passwords import Argon2PasswordHasher
 from ironcage_storage.sealed.tokens import IcTokenSigner
 from ironcage_storage.sealed.vault import AesGcmVault, NoVault
 from ironcage_storage.system import SystemClock
 
-logger = logging.getLogger(__name__)
-
 ROUTES: Final[Sequence[Route]] = (
     *auth.ROUTES,
+    *auth_checks.ROUTES,
+    *me.ROUTES,
+    *users.ROUTES,
+    *api_tokens.ROUTES,
+    *tokens.ROUTES,
     *agents.ROUTES,
     *ic_tokens.ROUTES,
     *providers.ROUTES,
@@ -48,9 +69,9 @@ ROUTES: Final[Sequence[Route]] = (
     *budgets.ROUTES,
     *leases.ROUTES,
     *ledger.ROUTES,
+    *audit.ROUTES,
     *system.ROUTES,
 )
-SWEEP_LIMIT: Final = 256
 _PAGE_POLICY: Final = "default-src 'none'; style-src 'unsafe-inline'; frame-ancestors 'none'"
 
 
@@ -68,8 +89,13 @@ def wire(store: Store, settings: Settings) -> Wiring:
         access_signer=AccessTokenSigner(settings.jwt_secret, previous),
         sealing=Sealing(vault, IpTokenSealer()),
         hasher=hasher,
+        throttle=Throttle(settings, TokenBuckets(), FailureWindow()),
+        denials=TokenBuckets(),
+        token_counter=TokenCounter(TokenBuckets()),
         nobodys_hash=hasher.hash(secrets.token_urlsafe()),
         new_refresh_token=new_refresh_token,
+        new_api_token=new_api_token,
+        api_token_hash=api_token_hash,
     )
 
 
@@ -87,7 +113,7 @@ def create_app(store: Store, settings: Settings) -> ASGIApp:
     app = Litestar(
         route_handlers=[*routers, *_documents(document), _metrics(wiring, metrics)],
         exception_handlers={HTTPException: on_http_exception, Exception: on_exception},
-        lifespan=[partial(_sweeping, store=store, every_s=settings.sweep_s)],
+        lifespan=[partial(maintained, wiring=wiring)],
         request_max_body_size=settings.max_body_bytes,
         openapi_config=None,
         logging_config=None,
@@ -98,7 +124,10 @@ def create_app(store: Store, settings: Settings) -> ASGIApp:
 
 def _router(base: str, wiring: Wiring) -> Router:
     handlers = [
-        HTTPRouteHandler(_typed(route.path), http_method=route.method, media_type=JSON)(endpoint(route.handler, wiring))
+        # Every answer brings its own status; Litestar would take that of a DELETE for 204 and refuse a body.
+        HTTPRouteHandler(_typed(route.path), http_method=route.method, status_code=200, media_type=JSON)(
+            endpoint(route, wiring)
+        )
         for route in ROUTES
     ]
     return Router(base, route_handlers=handlers)
@@ -126,26 +155,5 @@ def _documents(document: dict[str, Any]) -> list[HTTPRouteHandler]:
 
 def _metrics(wiring: Wiring, metrics: Metrics) -> HTTPRouteHandler:
     handler = partial(system.exposition, metrics=metrics)
-    return HTTPRouteHandler("/metrics", http_method="GET")(endpoint(handler, wiring))
-
-
-@contextlib.asynccontextmanager
-async def _sweeping(_: Litestar, store: Store, every_s: float) -> AsyncIterator[None]:
-    task = asyncio.create_task(_sweep_for_ever(store, every_s))
-    try:
-        yield
-    finally:
-        task.cancel()
-        with contextlib.suppress(asyncio.CancelledError):
-            await task
-
-
-async def _sweep_for_ever(store: Store, every_s: float) -> None:
-    """Give expired leases their end, in batches that let reports pass between them; at once at start."""
-    while True:
-        try:
-            while (await store.write_async(partial(sweep, limit=SWEEP_LIMIT))).aged == SWEEP_LIMIT:
-                pass
-        except IroncageError:
-            logger.exception("a sweep failed; the next one tries again")
-        await asyncio.sleep(every_s)
+    route = Route("GET", "/metrics", handler, "Metrics for Prometheus", action="system.metrics", limit="none")
+    return HTTPRouteHandler("/metrics", http_method="GET")(endpoint(route, wiring))

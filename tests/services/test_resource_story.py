@@ -25,11 +25,11 @@ from ironcage_core.services.ic_tokens import issue_ic_token
 from ironcage_core.services.provider_keys import add_provider_key, list_provider_keys, provider_key_overview
 from tests.support.world import ADMIN, API_KEY, NOON, USD, TestAgent, World
 
-THE_ADMIN = Principal(ADMIN.id, "root", "root@test", "root", "admin", "sess", must_change_password=False)
+THE_ADMIN = Principal(ADMIN.id, "root", "root@test", "root", "admin", "sess", must_change_password=False, reach="all")
 
 
 def owner(world: World) -> Principal:
-    return replace(THE_ADMIN, user_id=world.owner_id, role="user")
+    return replace(THE_ADMIN, user_id=world.owner_id, role="user", reach="own")
 
 
 def names_seen(world: World, principal: Principal, which: BalanceFilter) -> list[str]:

@@ -10,6 +10,8 @@ from typing import Any
 
 import httpx
 
+from ironcage_core.domain.users import Role, User
+from ironcage_core.ports.storage import UnitOfWork
 from ironcage_core.services.accounts import add_user, first_admin
 from ironcage_http.app import create_app
 from ironcage_http.server import embedded_settings
@@ -65,7 +67,7 @@ class Caller:
             body = json.dumps(body, default=_plain).encode()
         if body is not None:
             headers.setdefault("Content-Type", "application/json")
-        url = path if path.startswith(("/api", "/metrics")) else f"/api/v1{path}"
+        url = path if path.startswith(("/api/", "/metrics")) else f"/api/v1{path}"
         response = await self.client.request(method, url, content=body, headers=headers, **options)
         is_json = response.headers.get("content-type", "").startswith("application/json")
         decoded = json.loads(response.content, parse_float=Decimal) if is_json and response.content else None
@@ -110,14 +112,11 @@ def people(store: SqliteStore) -> None:
     """Add the usual users, unless they are there."""
     store.write(partial(first_admin, email="admin@test.io", username="admin", password_hash=_HASH, force_change=False))
     if store.read(lambda uow: uow.users.find_by_username("ann")) is None:
-        for name, role in (("ann", "user"), ("vera", "viewer")):
-            store.write(
-                partial(
-                    add_user,
-                    username=name,
-                    email=f"{name}@test.io",
-                    role=role,  # type: ignore[arg-type]  # one of the roles
-                    actor=ADMIN,
-                    password_hash=_HASH,
-                )
-            )
+        store.write(partial(add_person, username="ann", role="user"))
+        store.write(partial(add_person, username="vera", role="viewer"))
+
+
+def add_person(uow: UnitOfWork, *, username: str, role: Role = "user") -> User:
+    """Add a user with `PASSWORD`."""
+    email = f"{username}@test.io"
+    return add_user(uow, username=username, email=email, role=role, actor=ADMIN, password_hash=_HASH)

@@ -5,6 +5,7 @@ import sqlite3
 from ironcage_core.domain.ids import Prefix
 from ironcage_core.domain.instants import Instant
 from ironcage_core.ports.system import Clock, Ids
+from ironcage_storage.sqlite.api_tokens import SqliteApiTokens, SqliteTokenUsage
 from ironcage_storage.sqlite.audit import SqliteAuditLog
 from ironcage_storage.sqlite.balances import SqliteBalances
 from ironcage_storage.sqlite.banks import SqliteBanks
@@ -16,12 +17,13 @@ from ironcage_storage.sqlite.records import (
     SqliteIcTokens,
     SqliteLimits,
     SqliteProviderKeys,
-    SqliteUsers,
 )
 from ironcage_storage.sqlite.session import Session
 from ironcage_storage.sqlite.sessions import SqliteSessions
 from ironcage_storage.sqlite.stamp import Stamp
+from ironcage_storage.sqlite.unknown_logins import SqliteUnknownLogins
 from ironcage_storage.sqlite.usage import SqliteUsage
+from ironcage_storage.sqlite.users import SqliteUsers
 
 
 class SqliteUnitOfWork:
@@ -32,12 +34,15 @@ class SqliteUnitOfWork:
         stamp = self._stamp = Stamp(clock, ids)
         # Registered in this order, and so written in it: a row refers only to rows of tables above it.
         self.users = SqliteUsers(session)
+        self.unknown_logins = SqliteUnknownLogins(session)
         self.sessions = SqliteSessions(session, stamp)
         self.limits = SqliteLimits(session)
         self.agents = SqliteAgents(session)
         self.balances = SqliteBalances(session, self.agents.table)
         self.provider_keys = SqliteProviderKeys(session)
         self.ic_tokens = SqliteIcTokens(session)
+        self.api_tokens = SqliteApiTokens(session, self.ic_tokens.table, self.agents.table)
+        self.token_usage = SqliteTokenUsage(session)
         self.leases = SqliteLeases(session, self.agents.table)
         self.ledger = SqliteLedger(session, self.agents.table)
         self.banks = SqliteBanks(session)
