@@ -31,17 +31,13 @@ NO_STORE: Final = {"Cache-Control": "no-store"}
 
 @dataclass(slots=True)
 class Call:
-    """One request: its parts, the gate it came through, and the store it works on."""
+    """One request: its parts (headers by lower-case name), the gate it came through, and the store it works on."""
 
     wiring: Wiring
     request: Request[Any, Any, Any]
+    headers: Mapping[str, str]
     raw: bytes
     gate: Gate
-
-    @property
-    def headers(self) -> Mapping[str, str]:
-        """The headers, by lower-case name."""
-        return self.request.headers
 
     @property
     def path(self) -> Mapping[str, str]:

@@ -10,6 +10,7 @@ import json
 import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
+from functools import lru_cache
 from typing import Final
 
 from ironcage_http.errors import AmbiguousCredentialsError
@@ -72,16 +73,15 @@ def _kind_of(value: str) -> str:
         return "refresh"
     if _API_TOKEN.fullmatch(value) or value.startswith("at_"):
         return "api"
-    return "session" if _claimed_type(value) == "access" else "ic"
-
-
-def _claimed_type(value: str) -> object:
-    """Return the unproven `typ` claim of a JWT, only to tell the kinds apart; None if it has none."""
     parts = value.split(".")
-    if len(parts) != 3:
-        return None
+    return "session" if len(parts) == 3 and _claimed_type(parts[1]) == "access" else "ic"
+
+
+@lru_cache(maxsize=1024)  # of the payload alone, which opens nothing
+def _claimed_type(payload: str) -> object:
+    """Return the unproven `typ` claim of a JWT, only to tell the kinds apart; None if it has none."""
     try:
-        claims = json.loads(base64.urlsafe_b64decode(parts[1] + "=" * (-len(parts[1]) % 4)))
+        claims = json.loads(base64.urlsafe_b64decode(payload + "=" * (-len(payload) % 4)))
     except (ValueError, binascii.Error, RecursionError):
         return None
     return claims.get("typ") if isinstance(claims, dict) else None

@@ -4,7 +4,7 @@ Who was refused for want of a right is remembered, once a minute for each caller
 fill the log.
 """
 
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 from typing import Any, Final
 
 from litestar import Request
@@ -44,10 +44,11 @@ def endpoint(route: Route, wiring: Wiring) -> Callable[[Request[Any, Any, Any]],
             raw = b"" if request.method == "GET" else await request.body()
         except InternalServerException:  # the client has gone; nobody reads the answer
             return ASGIResponse(status_code=400)
-        gate = Gate(wiring, route, _origin(request, wiring))
+        headers = _headers(request)
+        gate = Gate(wiring, route, _origin(request, headers, wiring))
         try:
             gate.check_address()
-            response: ASGIResponse = await route.handler(Call(wiring, request, raw, gate))
+            response: ASGIResponse = await route.handler(Call(wiring, request, headers, raw, gate))
         except IroncageError as error:
             response = await _refusal(gate, error)
         if gate.taken is not None:
@@ -58,12 +59,25 @@ def endpoint(route: Route, wiring: Wiring) -> Callable[[Request[Any, Any, Any]],
     return handle
 
 
-def _origin(request: Request[Any, Any, Any], wiring: Wiring) -> Origin:
+def _headers(request: Request[Any, Any, Any]) -> dict[str, str]:
+    """Return the headers by lower-case name.
+
+    One that comes twice is one list, as RFC 9110 5.2 has it: a second credential hides behind no first one.
+    """
+    headers: dict[str, str] = {}
+    for raw_name, raw_value in request.scope["headers"]:
+        name, value = raw_name.decode("latin-1"), raw_value.decode("latin-1")
+        headers[name] = f"{headers[name]}, {value}" if name in headers else value
+    return headers
+
+
+def _origin(request: Request[Any, Any, Any], headers: Mapping[str, str], wiring: Wiring) -> Origin:
     peer = request.scope.get("client")
     address, trusted = (peer[0] if peer else None), wiring.settings.trusted_proxies
     if trusted:
-        address = client_address(address, request.headers.getall("x-forwarded-for", []), trusted)
-    agent = (request.headers.get("user-agent") or "")[:LONGEST_USER_AGENT] or None
+        forwarded = headers.get("x-forwarded-for")
+        address = client_address(address, [] if forwarded is None else [forwarded], trusted)
+    agent = headers.get("user-agent", "")[:LONGEST_USER_AGENT] or None
     return Origin(address, agent, str(request.scope["state"]["request_id"]))
 
 

@@ -2,6 +2,7 @@
 
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any, Literal
 
 import msgspec
@@ -13,7 +14,7 @@ from ironcage_core.domain.permissions import RULES, Rule
 Handler = Callable[[Any], Awaitable[ASGIResponse]]
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Route:
     """One route.
 
@@ -56,7 +57,7 @@ class Route:
         """Who may call."""
         return RULES[self.action]
 
-    @property
+    @cached_property
     def limit_class(self) -> LimitClass | None:
         """The class of its rate limit, if it has one."""
         if self.limit is None:

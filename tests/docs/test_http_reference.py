@@ -2,12 +2,17 @@
 
 from ironcage_http import openapi
 from ironcage_http.app import ROUTES
-from scripts.http_reference import PAGE, page
+from scripts import http_reference, permissions_reference
 
 
 def test_the_page_lists_what_the_app_serves() -> None:
     """Run scripts/http_reference.py after a change of the routes."""
-    assert PAGE.read_text() == page()
+    assert http_reference.PAGE.read_text() == http_reference.page()
+
+
+def test_the_page_of_permissions_is_the_table_that_judges() -> None:
+    """Run scripts/permissions_reference.py after a change of the table or the routes."""
+    assert permissions_reference.PAGE.read_text() == permissions_reference.page()
 
 
 def test_openapi_lists_the_same_statuses_and_codes() -> None:

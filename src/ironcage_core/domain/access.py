@@ -143,7 +143,7 @@ def judged(principal: Principal, action: str) -> Principal:
         raise SessionRequiredError("This needs a session; an API token will not do")
     if rule.permission is not None and not principal.has_scope(rule.permission):
         raise InsufficientScopeError("The token lacks a scope", required=rule.permission)
-    return replace(principal, reach=reach)
+    return principal if reach == principal.reach else replace(principal, reach=reach)
 
 
 @dataclass(frozen=True, slots=True)

@@ -81,7 +81,8 @@ class TokenCounter:
             use = uow.token_usage.of(token.lineage, now) if is_first or _spends(token) else UNUSED
             if is_first:
                 self._begin_day(day, use.requests_today)
-            check_quotas(token, use._replace(requests_today=self._days[day]), now=now)
+            if token.daily_request_limit is not None or _spends(token):
+                check_quotas(token, use._replace(requests_today=self._days[day]), now=now)
             self._check_rate(token, now)
             self._days[day] += 1
             self._requests[token.lineage, now // MS_PER_MINUTE] += 1
@@ -135,5 +136,4 @@ class TokenCounter:
 
 def _spends(token: ApiToken) -> bool:
     """Tell whether a limit holds on what only the store knows."""
-    limits = (token.daily_token_limit, token.daily_limit_micros, token.cost_cap_micros)
-    return any(limit is not None for limit in limits)
+    return (token.daily_token_limit, token.daily_limit_micros, token.cost_cap_micros) != (None, None, None)

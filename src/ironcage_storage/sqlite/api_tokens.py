@@ -12,6 +12,7 @@ from ironcage_storage.sqlite.session import Pending, Session
 
 MS_PER_MINUTE: Final = 60_000
 MINUTES_PER_HOUR: Final = 60
+REMEMBERED_HASHES: Final = 10_000
 
 _STATUS: Final = """CASE WHEN revoked_at IS NOT NULL THEN 'revoked' WHEN rotated_at IS NOT NULL THEN 'rotated'
     WHEN expires_at <= ? THEN 'expired' WHEN is_active = 1 THEN 'active' ELSE 'inactive' END"""
@@ -47,6 +48,7 @@ class SqliteApiTokens:
             constant=("hash", "lineage", "user_id", "agent_id", "hint", "created_at", "rotated_from"),
             indexed=("project_id", "replaced_by"),
         )
+        self._ids: dict[str, str] = {}
         self._session = session
         self._others = (ic_tokens, agents)
 
@@ -56,9 +58,19 @@ class SqliteApiTokens:
 
     def find_by_hash(self, value_hash: str) -> ApiToken | None:
         """Return the token whose value has this SHA-256."""
+        # The hash of a token never changes, so its id may be remembered; what it is good for may not.
+        token_id = self._ids.get(value_hash)
+        known = None if token_id is None else self._table.get(token_id)
+        if known is not None and known.hash == value_hash:
+            return known
         where = "api_tokens WHERE hash = ?"
         rows = self._table.unsettled_rows(where, (value_hash,), lambda token: token.hash == value_hash)
-        return rows[0] if rows else None
+        if not rows:
+            return None
+        if len(self._ids) >= REMEMBERED_HASHES:
+            self._ids.clear()
+        self._ids[value_hash] = rows[0].id
+        return rows[0]
 
     def unended_of(self, user_id: str) -> Sequence[ApiToken]:
         """Return the user's tokens that are neither revoked nor rotated, oldest first; expired ones included."""

@@ -7,7 +7,7 @@ is read inside the snapshot, so remembered rows are those of the snapshot or the
 import sqlite3
 import threading
 from collections.abc import Callable
-from typing import TypeAlias, TypeVar
+from typing import Final, TypeAlias, TypeVar
 
 from ironcage_core.errors import UnavailableError
 from ironcage_core.ports.storage import UseCase
@@ -15,6 +15,9 @@ from ironcage_storage.sqlite.connection import translated
 from ironcage_storage.sqlite.unit_of_work import SqliteUnitOfWork
 
 T = TypeVar("T")
+
+REST_EVERY: Final = 1000
+"""How many glances may pass until it is looked at whether too many rows are remembered."""
 
 Reader: TypeAlias = tuple[sqlite3.Connection, SqliteUnitOfWork]
 
@@ -30,6 +33,7 @@ class Glances:
         self._open_reader = open_reader
         self._reader: Reader | None = None
         self._version = -1
+        self._count = 0
         self._is_closed = False
         self._turn = threading.Lock()
 
@@ -60,7 +64,9 @@ class Glances:
                     connection.execute("ROLLBACK")
             except sqlite3.Error as error:
                 raise translated(error) from error
-            uow.rest()
+            self._count += 1
+            if self._count % REST_EVERY == 0:
+                uow.rest()
             return answer
 
     def _notice_writes(self, connection: sqlite3.Connection, uow: SqliteUnitOfWork) -> None:
