@@ -42,11 +42,12 @@ def presented(headers: Mapping[str, str], body_ic_token: str | None = None) -> P
     """
     bearer = bearer_of(headers)
     kind = _kind_of(bearer) if bearer else None
-    ic_carriers = [headers.get("x-ic-token"), body_ic_token, bearer if kind == "ic" else None]
+    ic_carriers = [*_listed(headers.get("x-ic-token")), body_ic_token, bearer if kind == "ic" else None]
+    api_carriers = [*_listed(headers.get("x-api-token")), bearer if kind == "api" else None]
     return Presented(
         ic=_one_of(_bare(value) for value in ic_carriers if value),
         session=bearer if kind == "session" else None,
-        api=_one_of(value for value in (headers.get("x-api-token"), bearer if kind == "api" else None) if value),
+        api=_one_of(value for value in api_carriers if value),
         refresh=bearer if kind == "refresh" else None,
     )
 
@@ -62,9 +63,22 @@ def _bare(value: str) -> str:
     return value.strip().removeprefix("ic_")
 
 
+def _listed(header: str | None) -> list[str]:
+    """Return the values of a header, which are more than one where it came more than once."""
+    return [] if header is None else [part.strip() for part in header.split(",")]
+
+
 def bearer_of(headers: Mapping[str, str]) -> str | None:
-    """Return the bearer token of a request, the scheme's name in whatever case."""
-    scheme, _, value = (headers.get("authorization") or "").strip().partition(" ")
+    """Return the bearer token of a request, the scheme's name in whatever case.
+
+    Raises:
+        AmbiguousCredentialsError: There are two different ones.
+    """
+    return _one_of(filter(None, map(_bearer, _listed(headers.get("authorization")))))
+
+
+def _bearer(credentials: str) -> str | None:
+    scheme, _, value = credentials.partition(" ")
     return (value.strip() or None) if scheme.lower() == "bearer" else None
 
 

@@ -13,6 +13,7 @@ from typing import Any, Final
 from litestar.enums import ScopeType
 from litestar.types import ASGIApp, HTTPScope, Message, Receive, Scope, Send
 
+from ironcage_http.errors import not_found
 from ironcage_http.metrics import Metrics
 
 _REQUEST_ID: Final = re.compile(r"[A-Za-z0-9._-]{1,64}")
@@ -77,7 +78,9 @@ class Edge:
                 message["headers"] = [*message["headers"], *added]
             await send(message)
 
-        await self._app(scope, receive, decorated)
+        # An empty part of a path names nothing, encoded or not; routing would overlook it, rules by path would not.
+        app: Any = not_found() if "//" in scope["path"] else self._app
+        await app(scope, receive, decorated)
 
     def _headers(self, path: str, origin: bytes | None, request_id: str) -> Headers:
         headers: Headers = [(b"x-request-id", request_id.encode()), *self._always, _POLICY, (b"vary", b"Origin")]

@@ -4,6 +4,7 @@ Who was refused for want of a right is remembered, once a minute for each caller
 fill the log.
 """
 
+import re
 from collections.abc import Awaitable, Callable, Mapping
 from typing import Any, Final
 
@@ -34,23 +35,25 @@ DENIALS: Final = frozenset((ForbiddenError, InsufficientScopeError, SessionRequi
 """What is refused because of who asks; the other 403s are states of things. Source: contract identity.md 5."""
 
 _ONE_A_MINUTE: Final = Rate(1, 60)
+_OF_A_BODY: Final = frozenset(("content-length", "transfer-encoding"))
+_ID: Final = re.compile(r"[a-z]+_[0-9a-f]{32}")
 
 
 def endpoint(route: Route, wiring: Wiring) -> Callable[[Request[Any, Any, Any]], Awaitable[ASGIResponse]]:
     """Return the Litestar handler of a route: it reads the request, runs the handler and maps its refusals."""
 
     async def handle(request: Request[Any, Any, Any]) -> ASGIResponse:
+        headers = _headers(request)
         try:
-            raw = b"" if request.method == "GET" else await request.body()
+            raw = b"" if request.method == "GET" and not headers.keys() & _OF_A_BODY else await request.body()
         except InternalServerException:  # the client has gone; nobody reads the answer
             return ASGIResponse(status_code=400)
-        headers = _headers(request)
         gate = Gate(wiring, route, _origin(request, headers, wiring))
         try:
             gate.check_address()
             response: ASGIResponse = await route.handler(Call(wiring, request, headers, raw, gate))
         except IroncageError as error:
-            response = await _refusal(gate, error)
+            response = await _refusal(gate, error, request.path_params)
         if gate.taken is not None:
             for name, value in headers_of(gate.taken, wiring.clock.now() // MS_PER_S).items():
                 response.headers.setdefault(name, value)
@@ -81,7 +84,7 @@ def _origin(request: Request[Any, Any, Any], headers: Mapping[str, str], wiring:
     return Origin(address, agent, str(request.scope["state"]["request_id"]))
 
 
-async def _refusal(gate: Gate, error: IroncageError) -> ASGIResponse:
+async def _refusal(gate: Gate, error: IroncageError, path: Mapping[str, str]) -> ASGIResponse:
     if gate.known is None or type(error) not in DENIALS:
         return refused(error)
     route, actor = gate.route, gate.known.actor
@@ -90,7 +93,9 @@ async def _refusal(gate: Gate, error: IroncageError) -> ASGIResponse:
         operation = "AGENT_TOKEN_REFUSED" if isinstance(error, AgentTokenForbiddenError) else "AUTHZ_DENIED"
         metadata = {"route": name, "action": route.action, "code": error.code}
         resource = route.path.split("/")[1]
-        note = AuditNote(operation, "auth", resource, None, actor, outcome="denied", metadata=metadata)
+        # Only what looks like an id: whatever else stands in a path is somebody's text.
+        named = next((each for each in path.values() if _ID.fullmatch(each)), None)
+        note = AuditNote(operation, "auth", resource, named, actor, outcome="denied", metadata=metadata)
         try:
             await gate.wiring.store.write_async(lambda uow: uow.audit.append(note))
         except IroncageError as unwritten:  # what cannot be remembered is not told either

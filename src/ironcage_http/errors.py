@@ -9,6 +9,7 @@ from litestar import Request, Response
 from litestar.exceptions import HTTPException
 from litestar.response.base import ASGIResponse
 
+from ironcage_core.domain.instants import MS_PER_S
 from ironcage_core.errors import (
     BudgetBelowSpentError,
     BudgetChangedError,
@@ -22,6 +23,7 @@ from ironcage_core.errors import (
     ForbiddenError,
     IroncageError,
     NotFoundError,
+    RateLimitExceededError,
     RefusalError,
     RequestIdConflictError,
     TooManyRequestsError,
@@ -121,12 +123,32 @@ def refused(error: IroncageError) -> ASGIResponse:
         headers["WWW-Authenticate"] = "Bearer"
     if "retry_after_s" in error.details:
         headers["Retry-After"] = str(error.details["retry_after_s"])
+    if isinstance(error, RateLimitExceededError):
+        headers |= _limit_headers(error)
     body = _envelope(error.code, error.message, details_of(error))
     return ASGIResponse(body=body, status_code=status, media_type=_JSON, headers=headers)
 
 
+def _limit_headers(error: RateLimitExceededError) -> dict[str, str]:
+    """Return the headers of the limit that refused, whatever others have left."""
+    limit, reset_at = error.details.get("limit"), error.details.get("reset_at")
+    if not isinstance(limit, int) or not isinstance(reset_at, int):
+        return {}
+    return {
+        "X-RateLimit-Limit": str(limit),
+        "X-RateLimit-Remaining": "0",
+        "X-RateLimit-Reset": str(-(-reset_at // MS_PER_S)),
+    }
+
+
 def _envelope(code: str, message: str, details: Mapping[str, object]) -> bytes:
     return encode({"error": message, "code": code, "details": details})
+
+
+def not_found() -> ASGIResponse:
+    """Return the answer to a path that names nothing."""
+    code, message = _HTTP_CODES[404]
+    return ASGIResponse(body=_envelope(code, message, {}), status_code=404, media_type=_JSON)
 
 
 def on_http_exception(request: Request[Any, Any, Any], error: HTTPException) -> Response[bytes]:

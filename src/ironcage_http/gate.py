@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from functools import partial
 from typing import Final
 
-from ironcage_core.domain.access import Origin, Principal, check_credential, judged
+from ironcage_core.domain.access import Origin, Principal, check_password, judged
 from ironcage_core.domain.ic_tokens import AgentIdentity, PresentedIcToken
 from ironcage_core.domain.limit_classes import LIMITS, LimitClass
 from ironcage_core.domain.rate_limits import Taken
@@ -56,7 +56,7 @@ class Gate:
         """
         name = self.route.limit_class
         if name is not None and LIMITS[name].key == "ip":
-            self._take(name, f"{self.route.path} {self.origin.ip_address}")
+            self.limit_address(name)
 
     def user(self, credentials: Presented) -> User:
         """Return what tells, in a unit of work, which user calls, if he may do what the route does.
@@ -104,14 +104,14 @@ class Gate:
 
     def _admitted(self, uow: UnitOfWork, principal: Principal) -> Principal:
         action = self.route.action
-        check_credential(principal, action)
+        check_password(principal, action)
         if self.route.limit_class in AFTER_THE_ROLE:
             judged(principal, action)
         if not self._is_admitted:
             token = principal.token
             self._take_of(principal.user_id, principal.user_id if token is None else token.id)
             if token is not None:
-                self.wiring.token_counter.admit(uow, token)
+                self._note(self.wiring.token_counter.admit(uow, token))
             self._is_admitted = True
         return judged(principal, action)
 
@@ -126,9 +126,23 @@ class Gate:
         else:
             self._take(name, user_or_agent)
 
+    def limit_address(self, name: LimitClass) -> None:
+        """Take from a limit by the client's address.
+
+        Raises:
+            RateLimitExceededError: Too many requests.
+        """
+        self._take(name, f"{self.route.path} {self.origin.ip_address}")
+
+    def _note(self, taken: Taken | None) -> None:
+        """Keep what the tightest limit has left, which is what the answer tells."""
+        if taken is not None and (self.taken is None or taken.remaining < self.taken.remaining):
+            self.taken = taken
+
     def _take(self, name: LimitClass, key: str) -> None:
-        self.taken = self.wiring.throttle.take(name, key)
-        check(self.taken, self.wiring.clock.now())
+        taken = self.wiring.throttle.take(name, key)
+        self._note(taken)
+        check(taken, self.wiring.clock.now())
 
     def _prove_user(self, credentials: Presented) -> User:
         if credentials.session is not None:

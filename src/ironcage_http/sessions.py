@@ -10,7 +10,7 @@ from ironcage_core.domain.instants import MS_PER_S
 from ironcage_core.domain.lockouts import LockoutPolicy
 from ironcage_core.domain.sessions import SessionPolicy
 from ironcage_core.services.logins import LoggedIn
-from ironcage_http.calls import Call, answer
+from ironcage_http.calls import NO_STORE, Call, answer
 from ironcage_http.settings import Settings
 from ironcage_http.wire import moment
 
@@ -81,7 +81,7 @@ def session_answer(logged_in: LoggedIn) -> ASGIResponse:
         password_change_required=principal.must_change_password,
         user=caller_view(principal),
     )
-    return answer(view)
+    return answer(view, headers=NO_STORE)
 
 
 def caller_view(principal: Principal) -> CallerView:

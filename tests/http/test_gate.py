@@ -237,18 +237,6 @@ def test_counts_are_written_when_the_server_stops(tmp_path: Path) -> None:
 # --- credentials -------------------------------------------------------------
 
 
-async def test_a_second_credential_behind_the_first_is_not_overlooked() -> None:
-    """Two headers of one name are one list, and that is no token."""
-    with SqliteStore(":memory:") as store:
-        async with serving(store) as caller:
-            ann, admin = await caller.login("ann"), await caller.login()
-            pair = [("Authorization", each.headers["Authorization"]) for each in (ann, admin)]
-
-            answer = await caller.client.get("/api/v1/users", headers=pair)
-
-    assert answer.status_code == 401
-
-
 def test_a_route_without_a_rule_cannot_be_made() -> None:
     """Deny by default."""
     with pytest.raises(ValueError, match="no rule says who may do"):

@@ -36,7 +36,7 @@ MATRIX: Mapping[str, tuple[str, Any]] = {
     "GET /users": ("M.FFFFFSAA", None),
     "POST /users": ("M.FFFFFSAA", {}),
     "GET /users/me": ("M.......AA", None),
-    "PATCH /users/me": ("M.......AA", {"role": "admin"}),
+    "PATCH /users/me": ("M....NNNAA", {"role": "admin"}),
     "GET /users/{user_id}": ("M..FF.SSAA", None),
     "GET /users/{user_id}/permissions": ("M..FF.SSAA", None),
     "PUT /users/{user_id}/suspend": ("M.FFFFFSAA", {"reason": ""}),

@@ -108,17 +108,13 @@ def user_actor(user_id: str, role: Role, origin: Origin, *, token_id: str | None
     )
 
 
-def check_credential(principal: Principal, action: str) -> None:
-    """Refuse what is told to a credential before anything is looked up or counted.
+def check_password(principal: Principal, action: str) -> None:
+    """Refuse a session whose password must be changed first.
 
     Raises:
-        AgentTokenForbiddenError: An API token that is bound to an agent, and the action is not for those.
-        PasswordChangeRequiredError: The account must change its password before anything else.
+        PasswordChangeRequiredError: The action is not one of those that are open to it.
     """
-    rule = RULES[action]
-    if principal.bound_agent is not None and not rule.takes_agent_tokens:
-        raise AgentTokenForbiddenError
-    if principal.must_change_password and not rule.may_owe_password:
+    if principal.must_change_password and not RULES[action].may_owe_password:
         raise PasswordChangeRequiredError("The password must be changed first")
 
 
@@ -127,20 +123,22 @@ def judged(principal: Principal, action: str) -> Principal:
 
     Raises:
         AgentTokenForbiddenError: An API token that is bound to an agent, and the action is not for those.
-        PasswordChangeRequiredError: The account must change its password before anything else.
-        ForbiddenError: The role is too low.
+        ForbiddenError: The role is too low, or the token is bound to a project and the action is of none.
         SessionRequiredError: The action is for people, and this is an API token.
         InsufficientScopeError: The role would do, the token's scopes do not.
 
     Source: contract identity.md 5.
     """
-    check_credential(principal, action)
     rule = RULES[action]
+    if principal.bound_agent is not None and not rule.takes_agent_tokens:
+        raise AgentTokenForbiddenError
     reach = rule.reach(principal.role)
     if reach == "none":
         raise ForbiddenError("Your role does not allow this")
     if principal.token is not None and not rule.takes_tokens:
         raise SessionRequiredError("This needs a session; an API token will not do")
+    if principal.bound_project is not None and not rule.takes_project_tokens:
+        raise ForbiddenError("The token is bound to a project, and this is of none")
     if rule.permission is not None and not principal.has_scope(rule.permission):
         raise InsufficientScopeError("The token lacks a scope", required=rule.permission)
     return principal if reach == principal.reach else replace(principal, reach=reach)

@@ -27,6 +27,10 @@ def from_datetime(moment: datetime) -> Instant:
     return (moment - _EPOCH) // timedelta(milliseconds=1)
 
 
+_FIRST: Final = from_datetime(datetime.min.replace(tzinfo=UTC))
+_LAST: Final = from_datetime(datetime.max.replace(tzinfo=UTC))
+
+
 def period_of(instant: Instant) -> str:
     """Return the UTC calendar month of an instant as `YYYY-MM`."""
     return _period_of_day(instant // MS_PER_DAY)
@@ -58,7 +62,7 @@ def parse_instant(text: str, *, field: str) -> Instant:
     """Read RFC 3339 with an offset.
 
     Raises:
-        ValidationError: Not RFC 3339, or without an offset.
+        ValidationError: Not RFC 3339, or without an offset, or beyond the years 1 to 9999.
     """
     try:
         moment = datetime.fromisoformat(text)
@@ -66,4 +70,7 @@ def parse_instant(text: str, *, field: str) -> Instant:
         raise ValidationError({field: "must be an RFC 3339 time"}) from None
     if moment.tzinfo is None:
         raise ValidationError({field: "must carry an offset such as Z"})
-    return from_datetime(moment)
+    instant = from_datetime(moment)
+    if not _FIRST <= instant <= _LAST:  # an offset can lead out of the calendar, and nobody could write it down then
+        raise ValidationError({field: "must be within the years 1 to 9999 in UTC"})
+    return instant

@@ -44,6 +44,7 @@ class Rule(NamedTuple):
         user: Likewise a user.
         viewer: Likewise a viewer.
         takes_tokens: Whether an API token will do, by its scopes; else only a session.
+        takes_project_tokens: Whether an API token that is bound to a project will do: not for what is of no project.
         takes_agent_tokens: Whether an API token that is bound to an agent will do, for that agent.
         ic: Whether an agent's IC token will do: for its own agent beside users, or as the only credential there is.
         is_public: Whether no credential is asked for.
@@ -55,6 +56,7 @@ class Rule(NamedTuple):
     user: Reach = "none"
     viewer: Reach = "none"
     takes_tokens: bool = True
+    takes_project_tokens: bool = True
     takes_agent_tokens: bool = False
     ic: Literal["no", "too", "only"] = "no"
     is_public: bool = False
@@ -90,17 +92,17 @@ RULES: Final[Mapping[str, Rule]] = MappingProxyType(
         "auth.logout": _OWN_SESSION,
         "auth.change_password": _OWN_SESSION,
         "users.me": _SELF,
-        "users.change_me": _SELF._replace(may_owe_password=False),
-        "users.list": Rule("users:read"),
-        "users.get": _reads("users:read"),
-        "users.write": Rule("users:write"),
+        "users.change_me": _OWN_SESSION._replace(may_owe_password=False),
+        "users.list": Rule("users:read", takes_project_tokens=False),
+        "users.get": _reads("users:read", takes_project_tokens=False),
+        "users.write": Rule("users:write", takes_project_tokens=False),
         "api_tokens.validate": _PUBLIC,
         "api_tokens.create": _writes("tokens:write", takes_tokens=False)._replace(admin="own"),
         "api_tokens.rotate": _writes("tokens:write", takes_tokens=False)._replace(admin="own"),
         "api_tokens.read": _reads("tokens:read"),
         "api_tokens.update": _writes("tokens:write", takes_tokens=False),
         "api_tokens.revoke": _reads("tokens:write"),
-        "tokens.list": _reads("tokens:read"),
+        "tokens.list": _SELF._replace(admin="all", may_owe_password=False),
         "ic_tokens.read": _reads("ic_tokens:read"),
         "ic_tokens.write": _writes("ic_tokens:write"),
         "agents.list": _reads("agents:read"),
@@ -111,12 +113,12 @@ RULES: Final[Mapping[str, Rule]] = MappingProxyType(
         "agents.stop": _writes("agents:stop"),
         "agents.provider_key": _RUNTIME,
         "providers.read": Rule("providers:read", user="all", viewer="all"),
-        "providers.write": Rule("providers:write"),
+        "providers.write": Rule("providers:write", takes_project_tokens=False),
         "projects.read": _reads("projects:read"),
-        "projects.write": Rule("projects:write"),
+        "projects.write": Rule("projects:write", takes_project_tokens=False),
         "usage.read": _reads("usage:read"),
         "limits.read": _reads("limits:read"),
-        "limits.write": Rule("limits:write"),
+        "limits.write": Rule("limits:write", takes_project_tokens=False),
         "agent_budgets.read": _reads("limits:read", takes_agent_tokens=True),
         "agent_budgets.write": Rule("budget:write"),
         "traces.read": _reads("traces:read", takes_agent_tokens=True),
@@ -131,7 +133,7 @@ RULES: Final[Mapping[str, Rule]] = MappingProxyType(
         "budget_requests.cancel": _writes("budget:request"),
         "analytics.write": _RUNTIME,
         "analytics.read": _reads("analytics:read"),
-        "audit.read": Rule("audit:read"),
+        "audit.read": Rule("audit:read", takes_project_tokens=False),
         "feed.subscribe": _reads("events:subscribe", takes_agent_tokens=True, ic="too"),
     }
 )

@@ -107,15 +107,15 @@ def _put_new(uow: UnitOfWork, user: User, operation: str, actor: Actor) -> None:
 def user_problems(username: str, email: str, role: str, name: str | None = None) -> dict[str, str]:
     """Return what is wrong with a new user, by field."""
     problems = {}
-    if problem := text_problem(username, longest=255):
+    if problem := text_problem(username.strip(" "), longest=255):
         problems["username"] = problem
     elif "@" in username:
         problems["username"] = "may not contain @"
-    if problem := text_problem(email, longest=255):
+    if problem := text_problem(email.strip(" "), longest=255):
         problems["email"] = problem
     elif not all(part.strip() for part in email.partition("@")) or email.count("@") != 1:
         problems["email"] = "must have one @ with something on both sides"
-    if name is not None and (problem := text_problem(name, longest=LONGEST_NAME)):
+    if name is not None and (problem := text_problem(name.strip(" "), longest=LONGEST_NAME)):
         problems["name"] = problem
     if problem := role_problem(role):
         problems["role"] = problem

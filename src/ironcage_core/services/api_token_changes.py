@@ -54,10 +54,10 @@ def update_api_token(
     token = own_api_token(uow, token_id, principal)
     if not fields:
         raise NoFieldsError("At least one field is needed")
-    if problems := problems_of_fields(uow, fields, token.user_id):
-        raise ValidationError(problems)
     if token.user_id != principal.user_id and widens(token, fields):
         raise ForbiddenError("Only its owner may let a token do more or live longer")
+    if problems := problems_of_fields(uow, fields, token.user_id):
+        raise ValidationError(problems)
     _check_not_ended(token)
     changed = token._replace(**columns_of(fields))
     if changed == token:
@@ -97,6 +97,21 @@ def _note_changes(uow: UnitOfWork, before: ApiToken, after: ApiToken, actor: Act
             uow.audit.append(AuditNote(operation, "token", "api_token", after.id, actor, changes=changes))
 
 
+def rotatable(uow: UnitOfWork, token_id: str, principal: Principal) -> ApiToken:
+    """Return an active token of the principal's own.
+
+    Raises:
+        ApiTokenNotFoundError: No such token, or it is not active.
+        ForbiddenError: It is another user's; an admin's reach does not help, because the answer is a credential.
+    """
+    token = own_api_token(uow, token_id, principal)
+    if token.user_id != principal.user_id:
+        raise ForbiddenError("Only its owner may rotate a token")
+    if token.status_at(uow.now) != "active":
+        raise ApiTokenNotFoundError("There is no active API token with this id")
+    return token
+
+
 def rotate_api_token(
     uow: UnitOfWork, principal: Principal, token_id: str, *, expires_at: Instant | None = None, minting: Minting
 ) -> IssuedApiToken:
@@ -116,11 +131,7 @@ def rotate_api_token(
 
     Source: contract identity.md 6.
     """
-    old = own_api_token(uow, token_id, principal)
-    if old.user_id != principal.user_id:
-        raise ForbiddenError("Only its owner may rotate a token")
-    if old.status_at(uow.now) != "active":
-        raise ApiTokenNotFoundError("There is no active API token with this id")
+    old = rotatable(uow, token_id, principal)
     fields: ApiTokenFields = {} if expires_at is None else {"expires_at": expires_at}
     if problems := problems_of_fields(uow, fields, old.user_id):
         raise ValidationError(problems)
@@ -166,7 +177,7 @@ def revoke_api_token(uow: UnitOfWork, principal: Principal, token_id: str, *, re
     if reason is not None and (problem := text_problem(reason, longest=LONGEST_REASON)):
         raise ValidationError({"reason": problem})
     _check_not_ended(token)
-    return end_api_token(uow, token, reason=reason, actor=principal.actor)
+    return end_api_token(uow, token, reason=None if reason is None else reason.strip(), actor=principal.actor)
 
 
 def end_api_token(uow: UnitOfWork, token: ApiToken, *, reason: str | None, actor: Actor) -> ApiToken:

@@ -4,8 +4,9 @@ from dataclasses import dataclass, replace
 
 from ironcage_core.domain.access import Principal
 from ironcage_core.domain.api_tokens import ApiToken, TokenUse
-from ironcage_core.errors import CredentialError
-from ironcage_core.ports.lists import ApiTokenFilter, ApiTokenOrder, Page, Paging, TokenEntry, TokenFilter
+from ironcage_core.domain.permissions import Permission
+from ironcage_core.errors import CredentialError, InsufficientScopeError
+from ironcage_core.ports.lists import ApiTokenFilter, ApiTokenOrder, Page, Paging, TokenEntry, TokenFilter, TokenKind
 from ironcage_core.ports.storage import UnitOfWork
 from ironcage_core.services.agent_records import scope_of
 from ironcage_core.services.api_tokens import authenticate_api_token, own_api_token
@@ -53,11 +54,19 @@ def list_api_tokens(
 
 
 def list_tokens(uow: UnitOfWork, principal: Principal, which: TokenFilter, paging: Paging) -> Page[TokenEntry]:
-    """Return one page of the tokens of both kinds that the principal may see, newest first."""
+    """Return one page of the tokens of both kinds that the principal may see, newest first.
+
+    Raises:
+        InsufficientScopeError: The principal's token has the scope of neither kind.
+    """
     scope = scope_of(principal)
-    kind = which.kind if principal.has_scope("ic_tokens:read") else "api"
-    if which.kind not in {None, kind}:
+    scopes: dict[TokenKind, Permission] = {"api": "tokens:read", "ic": "ic_tokens:read"}
+    kinds = [kind for kind, permission in scopes.items() if principal.has_scope(permission)]
+    if not kinds:
+        raise InsufficientScopeError("The token lacks a scope", required=scopes["api"])
+    if which.kind not in {None, *kinds}:
         return Page((), 0)
+    kind = which.kind if len(kinds) > 1 else kinds[0]
     if scope.project_id is not None and which.project_id not in {None, scope.project_id}:
         return Page((), 0)
     narrowed = replace(

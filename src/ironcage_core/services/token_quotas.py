@@ -17,7 +17,7 @@ from typing import Final
 from ironcage_core.domain.api_tokens import UNUSED, ApiToken
 from ironcage_core.domain.instants import MS_PER_S, Instant, day_of
 from ironcage_core.domain.quotas import check_quotas
-from ironcage_core.domain.rate_limits import Rate
+from ironcage_core.domain.rate_limits import Rate, Taken
 from ironcage_core.errors import RateLimitExceededError
 from ironcage_core.ports.rate_limits import RateLimits
 from ironcage_core.ports.storage import UnitOfWork
@@ -66,8 +66,11 @@ class TokenCounter:
         self._last_used: dict[str, Instant] = {}
         self._flushed: CountedRequests | None = None
 
-    def admit(self, uow: UnitOfWork, token: ApiToken) -> None:
+    def admit(self, uow: UnitOfWork, token: ApiToken) -> Taken | None:
         """Count one request of a token that keeps within all its limits; a refused one uses up nothing.
+
+        Returns:
+            What its limit per second has left, if it has one.
 
         Raises:
             QuotaExceededError: A quota of the day is used up.
@@ -83,10 +86,11 @@ class TokenCounter:
                 self._begin_day(day, use.requests_today)
             if token.daily_request_limit is not None or _spends(token):
                 check_quotas(token, use._replace(requests_today=self._days[day]), now=now)
-            self._check_rate(token, now)
+            taken = self._take_rate(token, now)
             self._days[day] += 1
             self._requests[token.lineage, now // MS_PER_MINUTE] += 1
             self._last_used[token.id] = max(now, self._last_used.get(token.id, now))
+            return taken
 
     def _begin_day(self, day: tuple[str, int], requests: int) -> None:
         if day[1] > self._newest_day:
@@ -95,9 +99,9 @@ class TokenCounter:
             self._days = {known: count for known, count in self._days.items() if known[1] >= day[1] - 1}
         self._days[day] = requests
 
-    def _check_rate(self, token: ApiToken, now: Instant) -> None:
+    def _take_rate(self, token: ApiToken, now: Instant) -> Taken | None:
         if token.rate_limit_rps is None:
-            return
+            return None
         taken = self._rates.take(token.lineage, Rate(token.rate_limit_rps, 1))
         if not taken.is_allowed:
             raise RateLimitExceededError(
@@ -107,6 +111,7 @@ class TokenCounter:
                 retry_after_s=max(taken.retry_after_s, 1),
                 reset_at=now + taken.reset_in_s * MS_PER_S,
             )
+        return taken
 
     def begin_flush(self) -> CountedRequests:
         """Take out what is counted and not written; unless it is empty, `end_flush` must follow.

@@ -1,5 +1,6 @@
 """Agents: create, list, get."""
 
+import json
 from decimal import Decimal
 from typing import Any, Final, get_args
 
@@ -156,8 +157,8 @@ def agent_view(seen: AgentOverview, token: TokenOfAgentView | None = None) -> Ag
     return AgentView(
         id=agent.id,
         name=agent.name,
-        description=None,
-        tags=[],
+        description=agent.description,
+        tags=json.loads(agent.tags),
         owner_id=agent.owner_id,
         project_id=agent.project_id,
         providers=list(seen.provider_key_ids),

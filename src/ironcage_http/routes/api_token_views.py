@@ -35,7 +35,7 @@ class _Limits(msgspec.Struct, frozen=True, kw_only=True):
 class ApiTokenBody(_Limits, frozen=True, kw_only=True):
     """A new token; an unknown field is refused."""
 
-    name: str
+    name: str | None = None
     agent_id: str | None = None
     user_id: Any = None
 

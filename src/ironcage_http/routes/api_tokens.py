@@ -12,7 +12,12 @@ from ironcage_core.domain.instants import Instant, parse_instant
 from ironcage_core.errors import ValidationError
 from ironcage_core.ports.lists import ApiTokenFilter, ApiTokenOrder, Page
 from ironcage_core.ports.storage import UnitOfWork
-from ironcage_core.services.api_token_changes import revoke_api_token, rotate_api_token, update_api_token
+from ironcage_core.services.api_token_changes import (
+    revoke_api_token,
+    rotatable,
+    rotate_api_token,
+    update_api_token,
+)
 from ironcage_core.services.api_token_lists import (
     UsedApiToken,
     list_api_tokens,
@@ -20,7 +25,7 @@ from ironcage_core.services.api_token_lists import (
     validated_api_token,
 )
 from ironcage_core.services.api_tokens import IssuedApiToken, Minting, create_api_token, own_api_token
-from ironcage_http.calls import Call, answer, listed
+from ironcage_http.calls import NO_STORE, Call, answer, listed
 from ironcage_http.queries import Query
 from ironcage_http.routes.api_token_views import (
     ApiTokenBody,
@@ -76,8 +81,8 @@ def _minting(call: Call) -> Minting:
 
 def _answer_new(issued: IssuedApiToken, now: Instant, *, status: int) -> ASGIResponse:
     view = NewApiTokenView(*shown(issued.record, now), token=issued.value, message=KEEP_IT)
-    headers = {"Location": f"/api/v1/api-tokens/{issued.record.id}"}
-    return answer(view, status=status, headers=headers if status == 201 else None)
+    place = {"Location": f"/api/v1/api-tokens/{issued.record.id}"} if status == 201 else {}
+    return answer(view, status=status, headers=NO_STORE | place)
 
 
 async def list_all(call: Call) -> ASGIResponse:
@@ -138,7 +143,7 @@ async def rotate(call: Call) -> ASGIResponse:
     def run(uow: UnitOfWork) -> tuple[IssuedApiToken, Instant]:
         principal = who(uow)
         body.check_syntax()
-        token = own_api_token(uow, call.path["token_id"], principal)
+        token = rotatable(uow, call.path["token_id"], principal)
         wish = body.value()
         until = None if wish.expires_at is None else parse_instant(wish.expires_at, field="expires_at")
         return rotate_api_token(uow, principal, token.id, expires_at=until, minting=_minting(call)), uow.now

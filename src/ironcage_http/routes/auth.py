@@ -69,7 +69,7 @@ class LogoutBody(msgspec.Struct, frozen=True):
     """Which sessions to end."""
 
     refresh_token: str | None = None
-    all_sessions: bool = False
+    all_sessions: bool | None = None
 
 
 class PasswordBody(msgspec.Struct, frozen=True):
@@ -176,7 +176,8 @@ def _refresh_token(call: Call, in_body: str | None) -> str:
     if len(carried) > 1:
         raise AmbiguousCredentialsError("Two different refresh tokens were sent")
     if not carried:
-        raise InvalidTokenError if presented.session or presented.ic else MissingTokenError("A token is needed")
+        is_another = presented.session or presented.ic or presented.api
+        raise InvalidTokenError if is_another else MissingTokenError("A token is needed")
     token = carried.pop()
     if not 1 <= len(token) <= LONGEST_REFRESH:
         raise ValidationError({"refresh_token": f"must have 1 to {LONGEST_REFRESH} characters"})
@@ -191,12 +192,13 @@ async def logout(call: Call) -> ASGIResponse:
         raise WrongTokenTypeError
     wish = body.found
     if presented.session is None and wish is not None and wish.refresh_token is not None:
+        call.gate.limit_address("refresh")
         refresh_hash = call.wiring.access_signer.digest(_refresh_token(call, wish.refresh_token))
         ended = await call.write(
             partial(
                 end_session_by_refresh,
                 refresh_hash=refresh_hash,
-                all_sessions=wish.all_sessions,
+                all_sessions=bool(wish.all_sessions),
                 origin=call.origin,
             )
         )
@@ -207,7 +209,7 @@ async def logout(call: Call) -> ASGIResponse:
 
     def use_case(uow: UnitOfWork) -> None:
         principal = who(uow)
-        end_session(uow, principal, all_sessions=body.value().all_sessions)
+        end_session(uow, principal, all_sessions=bool(body.value().all_sessions))
 
     await call.write(use_case)
     return nothing()

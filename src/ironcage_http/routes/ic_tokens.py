@@ -5,8 +5,8 @@ from typing import Any, Final
 import msgspec
 from litestar.response.base import ASGIResponse
 
+from ironcage_core.domain.agents import Agent
 from ironcage_core.domain.ic_tokens import DEFAULT_PERMISSIONS, IcTokenRecord
-from ironcage_core.domain.ids import MASTER_PROJECT
 from ironcage_core.domain.instants import Instant, parse_instant
 from ironcage_core.ports.storage import UnitOfWork
 from ironcage_core.services.agent_records import own_agent
@@ -81,23 +81,24 @@ async def issue(call: Call) -> ASGIResponse:
     who = call.user()
     body = call.read(IssueBody, may_be_empty=True)
 
-    def run(uow: UnitOfWork) -> IssuedIcToken:
+    def run(uow: UnitOfWork) -> tuple[IssuedIcToken, Agent]:
         principal = who(uow)
         body.check_syntax()
         agent = own_agent(uow, call.path["agent_id"], principal)
         wish = body.value()
-        return issue_ic_token(
+        issued = issue_ic_token(
             uow,
             agent.id,
             expires_at=_instant(wish.expires_at),
-            description=wish.description or None,
+            description=(wish.description or "").strip() or None,
             permissions=DEFAULT_PERMISSIONS if wish.permissions is None else wish.permissions,
             actor=principal.actor,
             signer=call.wiring.ic_signer,
         )
+        return issued, agent
 
-    issued = await call.write(run)
-    return answer(IcTokenView(*_shown(issued)), status=201, headers=NO_STORE)
+    issued, agent = await call.write(run)
+    return answer(IcTokenView(*_shown(issued, agent)), status=201, headers=NO_STORE)
 
 
 async def look(call: Call) -> ASGIResponse:
@@ -130,12 +131,12 @@ async def regenerate(call: Call) -> ASGIResponse:
     who = call.user()
     body = call.read(RegenerateBody, may_be_empty=True)
 
-    def run(uow: UnitOfWork) -> ReplacedIcToken:
+    def run(uow: UnitOfWork) -> tuple[ReplacedIcToken, Agent]:
         principal = who(uow)
         body.check_syntax()
         agent = own_agent(uow, call.path["agent_id"], principal)
         wish = body.value()
-        return replace_ic_token(
+        replaced = replace_ic_token(
             uow,
             agent.id,
             overlap_s=wish.overlap_seconds or 0,
@@ -144,23 +145,24 @@ async def regenerate(call: Call) -> ASGIResponse:
             actor=principal.actor,
             signer=call.wiring.ic_signer,
         )
+        return replaced, agent
 
-    replaced = await call.write(run)
+    replaced, agent = await call.write(run)
     view = RegeneratedIcTokenView(
-        *_shown(replaced.issued),
+        *_shown(replaced.issued, agent),
         old_token_invalidated=replaced.is_old_dead,
         leases_revoked=replaced.leases_revoked,
     )
     return answer(view, headers=NO_STORE)
 
 
-def _shown(issued: IssuedIcToken) -> tuple[Any, ...]:
+def _shown(issued: IssuedIcToken, agent: Agent) -> tuple[Any, ...]:
     record = issued.record
     return (
         record.id,
         "ic",
         record.agent_id,
-        MASTER_PROJECT,
+        agent.project_id,
         record.status,
         record.permissions.split(),
         record.description,

@@ -38,6 +38,7 @@ async def list_all(call: Call) -> ASGIResponse:
     """List the tokens of both kinds that the caller may see."""
     who = call.user()
     query = Query(call.query)
+    query.choice("sort", ("-created_at",))  # the one order there is
     paging = query.paging()
     which = TokenFilter(
         kind=query.choice("kind", KINDS),
@@ -76,5 +77,6 @@ def _shown(entry: TokenEntry) -> tuple[Any, ...]:
 ROUTES: Final[tuple[Route, ...]] = (
     Route(
         "GET", "/tokens", list_all, "List API tokens and IC tokens together", action="tokens.list", answer=TokenView,
+        codes=("INSUFFICIENT_SCOPE",),
     ),
 )  # fmt: skip

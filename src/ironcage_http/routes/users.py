@@ -244,7 +244,7 @@ ROUTES: Final[tuple[Route, ...]] = (
         codes=("DUPLICATE_USERNAME", "DUPLICATE_EMAIL"),
         example={"username": "ann", "email": "ann@example.org", "password": "...", "role": "user"},
     ),
-    Route("GET", "/users", list_all, "List users", action="users.list"),
+    Route("GET", "/users", list_all, "List users", answer=AccountView, action="users.list"),
     Route(
         "GET", "/users/{user_id}", get, "Show a user", answer=AccountView, action="users.get",
         codes=("USER_NOT_FOUND", "FORBIDDEN"),

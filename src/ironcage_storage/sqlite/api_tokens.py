@@ -90,7 +90,7 @@ class SqliteApiTokens:
                 "user_id = ?": which.user_id,
                 "project_id = ?": which.project_id,
                 "agent_id = ?": which.agent_id,
-                "instr(lower(name), lower(?)) > 0": which.name,
+                "instr(fold(name), fold(?)) > 0": which.name,
             }
         )
         if which.status is not None:
@@ -111,7 +111,7 @@ class SqliteApiTokens:
                 "agent_id = ?": which.agent_id,
                 "project_id = ?": which.project_id,
                 "status = ?": which.status,
-                "instr(lower(name), lower(?)) > 0": which.search,
+                "instr(fold(name), fold(?)) > 0": which.search,
             }
         )
         parameters = (which.now, which.now, *chosen)

@@ -67,7 +67,7 @@ def _selection(which: BalanceFilter) -> tuple[str, tuple[object, ...]]:
         {
             "a.owner_id = ?": which.owner_id,
             f"{_STATUS} = ?": which.status,
-            "instr(lower(a.name), lower(?)) > 0": which.name,
+            "instr(fold(a.name), fold(?)) > 0": which.name,
             "a.runtime_status = ?": which.runtime_status,
             "a.project_id = ?": which.project_id,
             _HAS_KEY: which.provider_key_id,

@@ -34,7 +34,9 @@ _DAMAGED: Final = frozenset({sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB})
 
 
 def connect(path: str, *, read_only: bool = False, must_exist: bool = False) -> sqlite3.Connection:
-    """Open a database file, or `:memory:`, with every pragma the store relies on.
+    """Open a database file, or `:memory:`, with every pragma and function the store relies on.
+
+    `fold(text)` makes texts comparable in whatever case; SQLite's own `lower` knows ASCII only.
 
     Args:
         path: The file; made if it is not there, unless it must exist.
@@ -56,6 +58,7 @@ def connect(path: str, *, read_only: bool = False, must_exist: bool = False) -> 
             connection.execute(pragma)
         if read_only:
             connection.execute("PRAGMA query_only = ON")
+        connection.create_function("fold", 1, str.casefold, deterministic=True)
     except BaseException as error:
         connection.close()
         if isinstance(error, sqlite3.Error):

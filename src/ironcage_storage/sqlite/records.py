@@ -108,7 +108,7 @@ class SqliteProviderKeys:
         """Return keys, newest first unless told otherwise."""
         terms, parameters = conjunction(
             {
-                "instr(lower(name), lower(?)) > 0": which.name,
+                "instr(fold(name), fold(?)) > 0": which.name,
                 "provider = ?": which.provider,
                 "is_enabled = ?": which.is_enabled,
             }

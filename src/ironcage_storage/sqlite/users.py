@@ -18,7 +18,7 @@ _SHOWN_STATUS: Final = "CASE WHEN status = 'active' AND locked_until > ? THEN 'l
 _HAS_OTHER_LETTERS: Final = "length(username) < length(CAST(username AS BLOB))"
 
 # No control character is in a name or a search, so a match never spans two of them.
-_SEARCHED: Final = "instr(lower(username || char(10) || email || char(10) || coalesce(name, '')), lower(?)) > 0"
+_SEARCHED: Final = "instr(fold(username || char(10) || email || char(10) || coalesce(name, '')), fold(?)) > 0"
 
 _ORDERS: Final[Mapping[UserOrder, str]] = MappingProxyType(
     {
