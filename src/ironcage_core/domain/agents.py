@@ -40,6 +40,8 @@ class Agent(NamedTuple):
     deleted_at: Instant | None
     description: str | None = None
     tags: str = "[]"  # a JSON list of texts
+    state_changed_at: Instant | None = None
+    stopped_at: Instant | None = None
 
     @property
     def hindrance(self) -> Literal["stopped", "inactive", "failed"] | None:

@@ -31,6 +31,8 @@ class ProviderKey(NamedTuple):
     created_at: Instant
     updated_at: Instant
     last_used_at: Instant | None
+    description: str | None = None
+    models: str = "[]"  # a JSON list of texts; empty means any
 
 
 def check_base_url(base_url: str | None) -> str | None:

@@ -49,13 +49,19 @@ class User(NamedTuple):
 
 
 class UsageLimit(NamedTuple):
-    """A user's cap on booked cost per UTC month, in micro-USD; a column each, in order."""
+    """What a user's agents may use, in all or in one project; a column each, in order.
+
+    The cost is micro-USD a UTC month.
+    """
 
     id: str
     user_id: str
     max_cost_per_month: Micros | None
     created_at: Instant
     updated_at: Instant
+    project_id: str | None = None
+    max_tokens_per_day: int | None = None
+    max_requests_per_minute: int | None = None
 
 
 class UnknownLogin(NamedTuple):

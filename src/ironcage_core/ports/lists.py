@@ -15,6 +15,7 @@ from ironcage_core.errors import ValidationError
 T = TypeVar("T")
 
 TokenKind = Literal["ic", "api"]
+ProjectOrder = Literal["name", "created_at"]
 
 MAX_PER_PAGE: Final = 10_000
 """For programs; what people may ask for over a wire is less."""
@@ -83,6 +84,18 @@ class BalanceFilter:
     runtime_status: str | None = None
     project_id: str | None = None
     provider_key_id: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class ProjectFilter:
+    """Which projects; None means all. `name` is a part of the name, in whatever case.
+
+    `visible_to` narrows to the master project and those in which this user owns a live agent or has an active token.
+    """
+
+    name: str | None = None
+    visible_to: str | None = None
+    now: Instant = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -167,6 +180,15 @@ class BudgetTotals(NamedTuple):
     spent: Micros
     held: Micros
     agents: int
+
+
+class ProjectTotals(NamedTuple):
+    """Counts and sums over the live agents of a project; of one owner's only, where that was asked. In micro-USD."""
+
+    agents: int
+    owners: int
+    allocated: Micros
+    spent: Micros
 
 
 class LeaseReports(NamedTuple):

@@ -9,9 +9,10 @@ from typing import Protocol
 from ironcage_core.domain.agents import Agent
 from ironcage_core.domain.events import FeedEvent, FeedType
 from ironcage_core.domain.ic_tokens import IcTokenRecord
+from ironcage_core.domain.projects import Project, ProjectKey
 from ironcage_core.domain.providers import ProviderKey
 from ironcage_core.domain.users import UsageLimit
-from ironcage_core.ports.lists import KeyFilter, KeyOrder, Page, Paging
+from ironcage_core.ports.lists import KeyFilter, KeyOrder, Page, Paging, ProjectFilter, ProjectOrder, ProjectTotals
 
 
 class Agents(Protocol):
@@ -42,7 +43,57 @@ class Limits(Protocol):
         ...
 
     def delete_of_user(self, user_id: str) -> None:
-        """Remove the user-level limit, if there is one."""
+        """Remove the user's limits, in all and in projects."""
+        ...
+
+
+class Projects(Protocol):
+    """Projects and their provider keys."""
+
+    def find(self, project_id: str) -> Project | None:
+        """Return the project with this id."""
+        ...
+
+    def find_by_name(self, name: str) -> Project | None:
+        """Return the project with this name, in whatever case."""
+        ...
+
+    def put(self, project: Project) -> None:
+        """Store the project, new or changed."""
+        ...
+
+    def remove(self, project_id: str) -> None:
+        """Remove the project, which has no keys any more."""
+        ...
+
+    def page(
+        self, which: ProjectFilter, paging: Paging, order: ProjectOrder = "created_at", *, descending: bool = True
+    ) -> Page[Project]:
+        """Return projects, newest first unless told otherwise; ties by id, descending."""
+        ...
+
+    def totals(self, project_id: str, owner_id: str | None = None) -> ProjectTotals:
+        """Return counts and sums over the project's live agents, or over those of one owner."""
+        ...
+
+    def owned_by(self, user_id: str) -> Sequence[Project]:
+        """Return the projects of an owner."""
+        ...
+
+    def keys_of(self, project_id: str) -> Sequence[ProjectKey]:
+        """Return the project's provider keys, the latest assigned first."""
+        ...
+
+    def projects_of_key(self, key_id: str) -> Sequence[str]:
+        """Return the ids of the projects that have this provider key."""
+        ...
+
+    def assign(self, key: ProjectKey) -> None:
+        """Give a project a provider key, in the place of the one it has of that kind."""
+        ...
+
+    def unassign(self, project_id: str, provider: str) -> None:
+        """Take the project's provider key of a kind away."""
         ...
 
 
@@ -85,6 +136,14 @@ class ProviderKeys(Protocol):
 
     def all(self) -> Sequence[ProviderKey]:
         """Return every key, by id."""
+        ...
+
+    def agents_of(self, key_id: str) -> Sequence[str]:
+        """Return the ids of the agents that this key is assigned to."""
+        ...
+
+    def remove(self, key_id: str) -> None:
+        """Remove the key with its ciphertext; nothing is assigned it any more."""
         ...
 
 

@@ -16,7 +16,7 @@ from ironcage_core.domain.ids import Prefix
 from ironcage_core.domain.instants import Instant
 from ironcage_core.ports.books import Balances, Banks, Leases, Ledger, Usage
 from ironcage_core.ports.identity import ApiTokens, AuditLog, Sessions, TokenUsage, UnknownLogins, Users
-from ironcage_core.ports.records import Agents, Feed, IcTokens, Limits, ProviderKeys
+from ironcage_core.ports.records import Agents, Feed, IcTokens, Limits, Projects, ProviderKeys
 
 T = TypeVar("T")
 
@@ -91,6 +91,11 @@ class UnitOfWork(Protocol):
     @property
     def token_usage(self) -> TokenUsage:
         """What API tokens have used."""
+        ...
+
+    @property
+    def projects(self) -> Projects:
+        """All projects."""
         ...
 
     @property

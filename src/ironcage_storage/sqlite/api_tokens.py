@@ -41,7 +41,7 @@ class SqliteApiTokens:
     """
 
     def __init__(self, session: Session, ic_tokens: Pending, agents: Pending) -> None:
-        self._table: Table[ApiToken] = Table(
+        self.table: Table[ApiToken] = Table(
             session,
             "api_tokens",
             ApiToken,
@@ -54,17 +54,17 @@ class SqliteApiTokens:
 
     def find(self, token_id: str) -> ApiToken | None:
         """Return the token with this id."""
-        return self._table.get(token_id)
+        return self.table.get(token_id)
 
     def find_by_hash(self, value_hash: str) -> ApiToken | None:
         """Return the token whose value has this SHA-256."""
         # The hash of a token never changes, so its id may be remembered; what it is good for may not.
         token_id = self._ids.get(value_hash)
-        known = None if token_id is None else self._table.get(token_id)
+        known = None if token_id is None else self.table.get(token_id)
         if known is not None and known.hash == value_hash:
             return known
         where = "api_tokens WHERE hash = ?"
-        rows = self._table.unsettled_rows(where, (value_hash,), lambda token: token.hash == value_hash)
+        rows = self.table.unsettled_rows(where, (value_hash,), lambda token: token.hash == value_hash)
         if not rows:
             return None
         if len(self._ids) >= REMEMBERED_HASHES:
@@ -75,11 +75,11 @@ class SqliteApiTokens:
     def unended_of(self, user_id: str) -> Sequence[ApiToken]:
         """Return the user's tokens that are neither revoked nor rotated, oldest first; expired ones included."""
         where = "api_tokens WHERE user_id = ? AND revoked_at IS NULL AND rotated_at IS NULL ORDER BY id"
-        return self._table.rows(where, (user_id,))
+        return self.table.rows(where, (user_id,))
 
     def put(self, token: ApiToken) -> None:
         """Store the token, new or changed."""
-        self._table.put(token)
+        self.table.put(token)
 
     def page(
         self, which: ApiTokenFilter, paging: Paging, order: ApiTokenOrder = "created_at", *, descending: bool = True
@@ -97,9 +97,9 @@ class SqliteApiTokens:
             terms, parameters = f"{terms} AND {_STATUS} = ?", (*parameters, which.now, which.status)
         by = f"{_ORDERS[order]} {'DESC' if descending else 'ASC'}, id DESC"
         where = f"api_tokens WHERE {terms} ORDER BY {by} LIMIT ? OFFSET ?"
-        rows = self._table.rows(where, (*parameters, paging.per_page, paging.offset))
+        rows = self.table.rows(where, (*parameters, paging.per_page, paging.offset))
         sql = f"SELECT count(*) FROM api_tokens WHERE {terms}"
-        (total,) = self._session.query(sql, parameters, self._table).fetchone()
+        (total,) = self._session.query(sql, parameters, self.table).fetchone()
         return Page(rows, total)
 
     def page_of_all_kinds(self, which: TokenFilter, paging: Paging) -> Page[TokenEntry]:
@@ -115,7 +115,7 @@ class SqliteApiTokens:
             }
         )
         parameters = (which.now, which.now, *chosen)
-        reads = (self._table, *self._others)
+        reads = (self.table, *self._others)
         sql = f"SELECT * FROM ({_ENTRIES}) WHERE {terms} ORDER BY created_at DESC, id DESC LIMIT ? OFFSET ?"
         cursor = self._session.query(sql, (*parameters, paging.per_page, paging.offset), *reads)
         rows = [TokenEntry._make(row) for row in cursor]

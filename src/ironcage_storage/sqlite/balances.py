@@ -25,17 +25,17 @@ class SqliteBalances:
     """Implements `Balances`."""
 
     def __init__(self, session: Session, agents: Pending) -> None:
-        self._table: Table[Balance] = Table(session, "agent_budgets", Balance, ("agent_id",), constant=("budget_id",))
+        self.table: Table[Balance] = Table(session, "agent_budgets", Balance, ("agent_id",), constant=("budget_id",))
         self._agents = agents
         self._session = session
 
     def find(self, agent_id: str) -> Balance | None:
         """Return the agent's balance."""
-        return self._table.get(agent_id)
+        return self.table.get(agent_id)
 
     def put(self, balance: Balance) -> None:
         """Store the balance, new or changed."""
-        self._table.put(balance)
+        self.table.put(balance)
 
     def page(
         self, which: BalanceFilter, paging: Paging, order: AgentOrder = "created_at", *, descending: bool = True
@@ -45,7 +45,7 @@ class SqliteBalances:
         by = f"{_ORDERS[order]} {'DESC' if descending else 'ASC'}, a.id DESC"
         names = ", ".join([f"a.{column}" for column in Agent._fields] + [f"b.{column}" for column in Balance._fields])
         sql = f"SELECT {names} {source} ORDER BY {by} LIMIT ? OFFSET ?"
-        cursor = self._session.query(sql, (*parameters, paging.per_page, paging.offset), self._table, self._agents)
+        cursor = self._session.query(sql, (*parameters, paging.per_page, paging.offset), self.table, self._agents)
         width = len(Agent._fields)
         rows = [(Agent._make(row[:width]), Balance._make(row[width:])) for row in cursor]
         return Page(rows, self.totals(which).agents)
@@ -54,12 +54,12 @@ class SqliteBalances:
         """Return the sums over the whole selection."""
         source, parameters = _selection(which)
         sums = "coalesce(sum(b.allocated), 0), coalesce(sum(b.spent), 0), coalesce(sum(b.held), 0), count(*)"
-        row = self._session.query(f"SELECT {sums} {source}", parameters, self._table, self._agents).fetchone()
+        row = self._session.query(f"SELECT {sums} {source}", parameters, self.table, self._agents).fetchone()
         return BudgetTotals._make(row)
 
     def all(self) -> Iterator[Balance]:
         """Yield every balance, by agent id."""
-        yield from self._table.rows("agent_budgets ORDER BY agent_id")
+        yield from self.table.rows("agent_budgets ORDER BY agent_id")
 
 
 def _selection(which: BalanceFilter) -> tuple[str, tuple[object, ...]]:

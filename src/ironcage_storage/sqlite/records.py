@@ -17,22 +17,28 @@ AMONG: Final = "(SELECT value FROM json_each(?))"
 
 
 class SqliteLimits:
-    """Implements `Limits`; found by the user, who has one at most."""
+    """Implements `Limits`."""
 
     def __init__(self, session: Session) -> None:
-        self._table: Table[UsageLimit] = Table(session, "usage_limits", UsageLimit, ("user_id",))
+        self._table: Table[UsageLimit] = Table(session, "usage_limits", UsageLimit)
 
     def find_of_user(self, user_id: str) -> UsageLimit | None:
         """Return the user-level limit."""
-        return self._table.get(user_id)
+        rows = self._table.unsettled_rows(
+            "usage_limits WHERE user_id = ? AND project_id IS NULL",
+            (user_id,),
+            lambda limit: limit.user_id == user_id and limit.project_id is None,
+        )
+        return rows[0] if rows else None
 
     def put(self, limit: UsageLimit) -> None:
         """Store the limit, new or changed."""
         self._table.put(limit)
 
     def delete_of_user(self, user_id: str) -> None:
-        """Remove the user-level limit, if there is one."""
-        self._table.remove(user_id)
+        """Remove the user's limits, in all and in projects."""
+        for limit in self._table.rows("usage_limits WHERE user_id = ?", (user_id,)):
+            self._table.remove(limit.id)
 
 
 class SqliteAgents:
@@ -123,6 +129,15 @@ class SqliteProviderKeys:
     def all(self) -> Sequence[ProviderKey]:
         """Return every key, by id."""
         return self._table.rows("provider_keys ORDER BY id")
+
+    def agents_of(self, key_id: str) -> Sequence[str]:
+        """Return the ids of the agents that this key is assigned to."""
+        sql = "SELECT agent_id FROM agent_providers WHERE provider_key_id = ? ORDER BY agent_id"
+        return [agent_id for (agent_id,) in self._session.query(sql, (key_id,))]
+
+    def remove(self, key_id: str) -> None:
+        """Remove the key with its ciphertext; nothing is assigned it any more."""
+        self._table.remove(key_id)
 
 
 class SqliteIcTokens:

@@ -16,6 +16,7 @@ from ironcage_storage.sqlite.migrations import (
     m02_user_sessions,
     m03_agents_of_keys,
     m04_identity,
+    m05_resources,
 )
 
 migrations = Migrations("ironcage")
@@ -43,6 +44,12 @@ def agents_of_keys(db: Database) -> None:
 def identity(db: Database) -> None:
     """Let users be suspended, locked and deleted; create API tokens; give the audit log counts and anchors."""
     _execute(db, m04_identity.STATEMENTS)
+
+
+@migrations()
+def resources(db: Database) -> None:
+    """Create projects, and let agents, provider keys and limits say more of themselves."""
+    _execute(db, m05_resources.STATEMENTS)
 
 
 def _execute(db: Database, statements: Sequence[str]) -> None:

@@ -12,6 +12,7 @@ from ironcage_storage.sqlite.banks import SqliteBanks
 from ironcage_storage.sqlite.feed import SqliteFeed
 from ironcage_storage.sqlite.leases import SqliteLeases
 from ironcage_storage.sqlite.ledger import SqliteLedger
+from ironcage_storage.sqlite.projects import SqliteProjects
 from ironcage_storage.sqlite.records import (
     SqliteAgents,
     SqliteIcTokens,
@@ -42,6 +43,7 @@ class SqliteUnitOfWork:
         self.provider_keys = SqliteProviderKeys(session)
         self.ic_tokens = SqliteIcTokens(session)
         self.api_tokens = SqliteApiTokens(session, self.ic_tokens.table, self.agents.table)
+        self.projects = SqliteProjects(session, self.agents.table, self.balances.table, self.api_tokens.table)
         self.token_usage = SqliteTokenUsage(session)
         self.leases = SqliteLeases(session, self.agents.table)
         self.ledger = SqliteLedger(session, self.agents.table)
