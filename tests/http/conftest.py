@@ -5,8 +5,22 @@ from collections.abc import Iterator
 
 import pytest
 
+from ironcage_storage.sqlite.store import SqliteStore
 from tests.support.http_agents import Stage, shown_secrets, stage
 from tests.support.world import TestAgent
+
+
+@pytest.fixture
+def anyio_backend() -> str:
+    """The one event loop that the server runs on."""
+    return "asyncio"
+
+
+@pytest.fixture
+def store() -> Iterator[SqliteStore]:
+    """A store in memory."""
+    with SqliteStore(":memory:") as opened:
+        yield opened
 
 
 @pytest.fixture(scope="module")

@@ -1,7 +1,7 @@
 """API tokens over the wire: made, shown once, used, changed, rotated and ended. Contract identity.md 6."""
 
 import asyncio
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
@@ -28,17 +28,6 @@ RECORD = {
 NOBODY = "tok_" + 32 * "0"
 LATER = (datetime.now(UTC) + timedelta(days=1)).isoformat()
 MUCH_LATER = (datetime.now(UTC) + timedelta(days=2)).isoformat()
-
-
-@pytest.fixture
-def anyio_backend() -> str:
-    return "asyncio"
-
-
-@pytest.fixture
-def store() -> Iterator[SqliteStore]:
-    with SqliteStore(":memory:") as opened:
-        yield opened
 
 
 @asynccontextmanager

@@ -28,11 +28,6 @@ NOTES = (
 
 
 @pytest.fixture
-def anyio_backend() -> str:
-    return "asyncio"
-
-
-@pytest.fixture
 def store() -> Iterator[SqliteStore]:
     """A store whose log begins with the notes, and whose clock then stands at the present."""
     clock = SetClock()

@@ -3,7 +3,7 @@
 import asyncio
 import base64
 import json
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from functools import partial
 from typing import Any
@@ -27,17 +27,6 @@ pytestmark = pytest.mark.anyio
 NEW_PASSWORD = "another horse, another battery"
 SECRET = "the signing secret of these tests, long enough"
 SETTINGS = read_settings({"DATABASE_URL": "sqlite::memory:", "JWT_SECRET": SECRET, "JWT_ACCESS_TOKEN_TTL": "60"})
-
-
-@pytest.fixture
-def anyio_backend() -> str:
-    return "asyncio"
-
-
-@pytest.fixture
-def store() -> Iterator[SqliteStore]:
-    with SqliteStore(":memory:", clock=SystemClock()) as opened:
-        yield opened
 
 
 def alter(store: SqliteStore, username: str, **columns: object) -> None:

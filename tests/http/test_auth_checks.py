@@ -2,7 +2,6 @@
 
 import base64
 import json
-from collections.abc import Iterator
 from typing import Any
 
 import jwt
@@ -24,17 +23,6 @@ pytestmark = pytest.mark.anyio
 SECRET = "the signing secret of these tests, long enough"
 PLAIN = {"DATABASE_URL": "sqlite::memory:", "JWT_SECRET": SECRET}
 SETTINGS = read_settings(PLAIN)
-
-
-@pytest.fixture
-def anyio_backend() -> str:
-    return "asyncio"
-
-
-@pytest.fixture
-def store() -> Iterator[SqliteStore]:
-    with SqliteStore(":memory:", clock=SystemClock()) as opened:
-        yield opened
 
 
 def alter(store: SqliteStore, username: str, **columns: object) -> None:

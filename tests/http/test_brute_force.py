@@ -30,11 +30,6 @@ NAMES = ["ann", "ann@test.io", "nobody", "no@body.test", "gone", "gone@test.io",
 
 
 @pytest.fixture
-def anyio_backend() -> str:
-    return "asyncio"
-
-
-@pytest.fixture
 def clock() -> SetClock:
     """The store's clock; the app's own is real."""
     return SetClock(int(time.time()) * 1000)

@@ -54,17 +54,6 @@ PRODUCTION = development(
 )
 
 
-@pytest.fixture
-def anyio_backend() -> str:
-    return "asyncio"
-
-
-@pytest.fixture
-def store() -> Iterator[SqliteStore]:
-    with SqliteStore(":memory:", clock=SystemClock()) as opened:
-        yield opened
-
-
 class FaultyStore(SqliteStore):
     """A store whose writes fail, once it is told to, with an error that nobody foresaw."""
 

@@ -27,12 +27,6 @@ LIMITED = replace(embedded_settings(), rate_limit_enabled=True)
 pytestmark = pytest.mark.anyio
 
 
-@pytest.fixture
-def anyio_backend() -> str:
-    """The one event loop there is."""
-    return "asyncio"
-
-
 @asynccontextmanager
 async def limited() -> AsyncIterator[Caller]:
     """Yield a caller of an app with rate limits."""

@@ -16,12 +16,6 @@ BEYOND = "9999-12-31T23:59:59-23:59"
 
 
 @pytest.fixture
-def anyio_backend() -> str:
-    """The one event loop there is."""
-    return "asyncio"
-
-
-@pytest.fixture
 async def caller() -> AsyncIterator[Caller]:
     """A caller of an app without rate limits."""
     with SqliteStore(":memory:") as store:

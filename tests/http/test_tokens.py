@@ -1,6 +1,6 @@
 """Tokens of both kinds in one list over the wire. Contract identity.md 7."""
 
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Any
 
@@ -15,17 +15,6 @@ ENTRY = {
     "id", "kind", "name", "owner_id", "agent_id", "project_id", "status", "created_at", "created_by", "last_used_at",
     "expires_at",
 }  # fmt: skip
-
-
-@pytest.fixture
-def anyio_backend() -> str:
-    return "asyncio"
-
-
-@pytest.fixture
-def store() -> Iterator[SqliteStore]:
-    with SqliteStore(":memory:") as opened:
-        yield opened
 
 
 @asynccontextmanager
