@@ -11,7 +11,6 @@ from typing import Any
 import jwt
 import pytest
 
-from ironcage_core.ports.storage import UnitOfWork
 from ironcage_core.services.accounts import add_user
 from ironcage_http.server import embedded_settings
 from ironcage_http.settings import Settings, read_settings
@@ -19,7 +18,7 @@ from ironcage_storage.sqlite.store import SqliteStore
 from ironcage_storage.system import SystemClock
 from tests.support.servers import add_agent
 from tests.support.stores import raw
-from tests.support.web import PASSWORD, Answer, Caller, serving
+from tests.support.web import PASSWORD, Answer, Caller, alter, serving
 from tests.support.world import ADMIN
 
 pytestmark = pytest.mark.anyio
@@ -27,17 +26,6 @@ pytestmark = pytest.mark.anyio
 NEW_PASSWORD = "another horse, another battery"
 SECRET = "the signing secret of these tests, long enough"
 SETTINGS = read_settings({"DATABASE_URL": "sqlite::memory:", "JWT_SECRET": SECRET, "JWT_ACCESS_TOKEN_TTL": "60"})
-
-
-def alter(store: SqliteStore, username: str, **columns: object) -> None:
-    """Change a user's row as an admin's call would."""
-
-    def use_case(uow: UnitOfWork) -> None:
-        user = uow.users.find_by_username(username)
-        assert user is not None
-        uow.users.put(user._replace(**columns))  # type: ignore[arg-type]  # as the test says
-
-    store.write(use_case)
 
 
 async def log_in(caller: Caller, username: str = "admin", password: str = PASSWORD) -> Answer:

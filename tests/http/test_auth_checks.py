@@ -9,31 +9,19 @@ import pytest
 
 from ironcage_core.domain.limit_classes import LIMITS
 from ironcage_core.domain.permissions import PERMISSIONS, ROLE_PERMISSIONS
-from ironcage_core.ports.storage import UnitOfWork
 from ironcage_http.server import embedded_settings
 from ironcage_http.settings import read_settings
 from ironcage_storage.sqlite.store import SqliteStore
 from ironcage_storage.system import SystemClock
 from tests.support.servers import add_agent
 from tests.support.stores import raw
-from tests.support.web import PASSWORD, Answer, Caller, serving
+from tests.support.web import PASSWORD, Answer, Caller, alter, serving
 
 pytestmark = pytest.mark.anyio
 
 SECRET = "the signing secret of these tests, long enough"
 PLAIN = {"DATABASE_URL": "sqlite::memory:", "JWT_SECRET": SECRET}
 SETTINGS = read_settings(PLAIN)
-
-
-def alter(store: SqliteStore, username: str, **columns: object) -> None:
-    """Change a user's row as an admin's call would."""
-
-    def use_case(uow: UnitOfWork) -> None:
-        user = uow.users.find_by_username(username)
-        assert user is not None
-        uow.users.put(user._replace(**columns))  # type: ignore[arg-type]  # as the test says
-
-    store.write(use_case)
 
 
 async def log_in(caller: Caller, username: str = "ann") -> dict[str, Any]:

@@ -120,3 +120,14 @@ def add_person(uow: UnitOfWork, *, username: str, role: Role = "user") -> User:
     """Add a user with `PASSWORD`."""
     email = f"{username}@test.io"
     return add_user(uow, username=username, email=email, role=role, actor=ADMIN, password_hash=_HASH)
+
+
+def alter(store: SqliteStore, username: str, **columns: object) -> None:
+    """Change a user's row as an admin's call would."""
+
+    def use_case(uow: UnitOfWork) -> None:
+        user = uow.users.find_by_username(username)
+        assert user is not None
+        uow.users.put(user._replace(**columns))  # type: ignore[arg-type]  # as the test says
+
+    store.write(use_case)
