@@ -13,6 +13,7 @@ from typing import Final
 from ironcage_core.errors import IroncageError
 from ironcage_core.services.audit_log import prune_audit_log
 from ironcage_core.services.expiry import sweep
+from ironcage_core.services.sessions import forget_sessions
 from ironcage_http.wiring import Wiring
 
 logger = logging.getLogger(__name__)
@@ -63,7 +64,8 @@ async def _sweep(wiring: Wiring) -> None:
 
 
 async def _prune(wiring: Wiring) -> None:
-    """Remove what the audit log need not keep."""
+    """Remove what the audit log need not keep, and sessions that were over long ago."""
     prune = partial(prune_audit_log, standard_days=wiring.settings.audit_retention_days, limit=PRUNE_LIMIT)
-    while await wiring.store.write_async(prune) == PRUNE_LIMIT:
-        pass
+    for work in (prune, partial(forget_sessions, limit=PRUNE_LIMIT)):
+        while await wiring.store.write_async(work) == PRUNE_LIMIT:
+            pass

@@ -9,6 +9,8 @@ from ironcage_storage.sqlite.store import SqliteStore
 from tests.support.rows import fresh_id, user_row
 from tests.support.world import NOON, SetClock
 
+DAY_S = 86_400
+
 
 def put_session(uow: UnitOfWork, user_id: str = "") -> Session:
     """Store a session, of a new user if none is named."""
@@ -116,3 +118,21 @@ def test_users_are_none_until_there_was_one(store: SqliteStore) -> None:
 
     assert store.write(add) is False
     assert store.read(lambda uow: uow.users.is_empty()) is False
+
+
+def test_sessions_that_were_over_long_ago_are_removed_with_their_tokens(store: SqliteStore, clock: SetClock) -> None:
+    """Oldest first, at most as many as asked; what is not over that long stays, with every token it had."""
+    old, older = store.write(put_session), store.write(put_session)
+    clock.pass_s(DAY_S)
+    young = store.write(put_session)
+    renewed = store.write(lambda uow: put_rotated(uow, young))
+    over = old.expires_at + 1
+
+    removed = [store.write(lambda uow: uow.sessions.remove_ended(over, 1)) for _ in range(3)]
+
+    assert removed == [1, 1, 0]
+    hashes = [row.refresh_hash for row in (old, older, young, renewed)]
+    found = store.read(lambda uow: [uow.sessions.find_by_refresh_hash(each) for each in hashes])
+    assert [each is not None for each in found] == [False, False, True, True]
+    assert store.write(lambda uow: uow.sessions.find_by_refresh_hash(old.refresh_hash)) is None
+    assert store.read(lambda uow: uow.sessions.find(old.id)) is None

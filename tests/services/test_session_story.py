@@ -26,6 +26,7 @@ from ironcage_core.services.sessions import (
     Reused,
     authenticate_access,
     change_password,
+    forget_sessions,
     refresh_session,
 )
 from ironcage_storage.sealed.access_tokens import new_refresh_token
@@ -432,3 +433,16 @@ def test_a_name_is_a_short_text(world: World, name: str) -> None:
 
     assert list(refusal.value.fields) == ["name"]
     assert world.store.write(partial(add, name=" Cy ")).name == "Cy"
+
+
+def test_a_session_is_remembered_for_a_week_after_its_end(front: Front) -> None:
+    """So that a token of it is told why it opens nothing; then it goes, unasked."""
+    front.login()
+    store, clock = front.world.store, front.world.clock
+    clock.pass_s(front.policy.max_age // MS_PER_S + 7 * 86_400)
+    kept = store.write(partial(forget_sessions, limit=10))
+    clock.pass_s(1)
+
+    gone = store.write(partial(forget_sessions, limit=10))
+
+    assert (kept, gone) == (0, 1)

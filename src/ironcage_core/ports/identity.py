@@ -86,6 +86,10 @@ class Sessions(Protocol):
         """Return the user's sessions that are not revoked, oldest first."""
         ...
 
+    def remove_ended(self, before: Instant, limit: int) -> int:
+        """Remove at most `limit` sessions whose time was over before an instant, with their refresh tokens."""
+        ...
+
     def put(self, session: Session) -> None:
         """Store the session, new or changed; a refresh hash that it replaces counts as exchanged now."""
         ...

@@ -6,10 +6,11 @@ token is answered with a value, not an error: what it revokes must be kept.
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Final
 
 from ironcage_core.domain.access import NOWHERE, Origin, Principal, principal_of, user_actor
 from ironcage_core.domain.audit import Actor, AuditNote
-from ironcage_core.domain.instants import Instant
+from ironcage_core.domain.instants import MS_PER_DAY, Instant
 from ironcage_core.domain.lockouts import LockoutPolicy
 from ironcage_core.domain.sessions import (
     AccessClaims,
@@ -32,6 +33,8 @@ from ironcage_core.ports.secrecy import AccessSigner
 from ironcage_core.ports.storage import UnitOfWork
 from ironcage_core.services.lockouts import count_failure
 from ironcage_core.services.logins import LoggedIn, RefusedLogin, is_checked, logged_in
+
+KEPT_AFTER_END: Final = 7 * MS_PER_DAY
 
 
 @dataclass(frozen=True, slots=True)
@@ -201,6 +204,14 @@ def end_sessions(uow: UnitOfWork, user_id: str, why: RevokedReason, *, spared: s
     for session in ended:
         uow.sessions.put(revoked(session, why, now=uow.now))
     return len(ended)
+
+
+def forget_sessions(uow: UnitOfWork, *, limit: int) -> int:
+    """Remove sessions that were over long ago, at most `limit`, and return how many went.
+
+    Until then a token of theirs is told why it opens nothing; after that it is merely unknown.
+    """
+    return uow.sessions.remove_ended(uow.now - KEPT_AFTER_END, limit)
 
 
 def change_password(uow: UnitOfWork, principal: Principal, *, checked_hash: str, new_hash: str) -> None:

@@ -53,6 +53,13 @@ class SqliteSessions:
         """Return the user's sessions that are not revoked, oldest first."""
         return self._table.rows("sessions WHERE user_id = ? AND revoked_at IS NULL ORDER BY id", (user_id,))
 
+    def remove_ended(self, before: Instant, limit: int) -> int:
+        """Remove at most `limit` sessions whose time was over before an instant, with their refresh tokens."""
+        ended = self._table.rows("sessions WHERE expires_at < ? ORDER BY expires_at LIMIT ?", (before, limit))
+        for session in ended:
+            self._table.remove(session.id)  # its refresh tokens go with it, by their reference
+        return len(ended)
+
     def put(self, session: UserSession) -> None:
         """Store the session, new or changed; a refresh hash that it replaces counts as exchanged now."""
         now = self._stamp.now
