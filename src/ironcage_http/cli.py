@@ -16,6 +16,7 @@ from ironcage_core.errors import IroncageError
 from ironcage_core.services.verify import verify as verify_books
 from ironcage_http.admin_commands import admin
 from ironcage_http.command_errors import Refused
+from ironcage_http.key_commands import doctor, keys
 from ironcage_http.verification import show_verification
 from ironcage_storage.sqlite.store import SqliteStore
 
@@ -43,6 +44,8 @@ def main() -> None:
 
 
 main.add_command(admin)
+main.add_command(keys)
+main.add_command(doctor)
 
 
 @main.command()

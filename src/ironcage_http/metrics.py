@@ -1,9 +1,11 @@
-"""Metrics for Prometheus: requests by route and status, their time, and how many writes wait.
+"""Metrics for Prometheus: requests by route and status, their time, how many writes wait, which secrets do not open.
 
-Labels are route templates, methods and statuses: never a name somebody typed, never an unbounded set.
+Labels are route templates, methods, statuses and some ids of provider keys: never a name somebody typed, never an
+unbounded set.
 """
 
-from collections.abc import Callable
+import math
+from collections.abc import Callable, Sequence
 from functools import lru_cache
 from typing import Final
 
@@ -11,6 +13,7 @@ from litestar.types import HTTPScope
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
 
 _BUCKETS_S: Final = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 10)
+_MOST_NAMED: Final = 100
 
 
 class Metrics:
@@ -36,6 +39,23 @@ class Metrics:
         self._children = lru_cache(maxsize=1024)(self._counters)
         depth = Gauge("ironcage_write_queue_depth", "Writes that wait for their commit", registry=self._registry)
         depth.set_function(queue_depth)
+        self._undecryptable = Gauge(
+            "ironcage_undecryptable_secrets", "Stored secrets that do not decrypt", registry=self._registry
+        )
+        self._undecryptable.set(math.nan)  # until somebody has looked
+        self._undecryptable_ids = Gauge(
+            "ironcage_undecryptable_secret",
+            "1 for each provider key whose secret does not decrypt",
+            ["provider_key"],
+            registry=self._registry,
+        )
+
+    def tell_undecryptable(self, key_ids: Sequence[str]) -> None:
+        """Say which provider keys' secrets do not decrypt; of very many only the first are named."""
+        self._undecryptable.set(len(key_ids))
+        self._undecryptable_ids.clear()
+        for key_id in key_ids[:_MOST_NAMED]:
+            self._undecryptable_ids.labels(key_id).set(1)
 
     def count(self, scope: HTTPScope, status: int, seconds: float) -> None:
         """Count one answer."""

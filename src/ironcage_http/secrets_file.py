@@ -1,7 +1,8 @@
 """The secrets file: what a server without any configuration signs and encrypts with, kept beside its database.
 
-It is made once and never changed. The whole file is written and synced under a name of its own first and then linked
-to its place, which fails where another process was faster: whoever reads sees one complete file, the winner's.
+It is made once, and changes only when its master key is renewed. The whole file is written and synced under a name of
+its own first and then linked to its place, which fails where another process was faster, or renamed over the one it
+replaces: whoever reads sees one complete file.
 No error holds what the file says, nor does anything chained to it.
 
 Source: contract identity.md 10, "No configuration".
@@ -11,8 +12,8 @@ import json
 import os
 import secrets
 import stat
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Final
 
@@ -40,6 +41,8 @@ class StoredSecrets:
     jwt_secret: str = field(repr=False)
     ic_token_secret: str = field(repr=False)
     master_key: MasterKey
+    previous_master_key: MasterKey | None = None
+    """During a rotation: it only opens what it sealed."""
 
 
 def secrets_path(database: Path) -> Path:
@@ -76,6 +79,44 @@ def secrets_beside(database: Path, *, may_create: bool) -> StoredSecrets | None:
     return found
 
 
+def renew_master_key(database: Path) -> StoredSecrets:
+    """Put a new master key into the secrets file of a database; the old one stays in it, to open what it sealed.
+
+    Raises:
+        SecretsFileError: There is no such file, it cannot be used, or it has an old key in it already.
+    """
+    stored = _existing(database)
+    if stored.previous_master_key is not None:
+        raise SecretsFileError(f"{secrets_path(database)} holds an old master key already: end that rotation first")
+    return _replace(database, replace(stored, master_key=MasterKey.generate(), previous_master_key=stored.master_key))
+
+
+def forget_previous_master_key(database: Path) -> StoredSecrets:
+    """Take the old master key out of the secrets file of a database, where there is one.
+
+    Raises:
+        SecretsFileError: There is no such file, or it cannot be used.
+    """
+    return _replace(database, replace(_existing(database), previous_master_key=None))
+
+
+def _existing(database: Path) -> StoredSecrets:
+    stored = secrets_beside(database, may_create=False)
+    if stored is None:
+        raise SecretsFileError(f"There is no secrets file {secrets_path(database)}")
+    return stored
+
+
+def _replace(database: Path, stored: StoredSecrets) -> StoredSecrets:
+    path = secrets_path(database)
+    previous = stored.previous_master_key
+    try:
+        _write(path, _content(stored.jwt_secret, stored.ic_token_secret, stored.master_key, previous), Path.replace)
+    except OSError as error:
+        raise SecretsFileError(f"The secrets file {path} cannot be replaced: {error.strerror}") from error
+    return stored
+
+
 def _read(path: Path) -> bytes | None:
     try:
         # Without O_NONBLOCK a named pipe in its place would hang the start.
@@ -92,16 +133,22 @@ def _read(path: Path) -> bytes | None:
 
 
 def _make(path: Path) -> None:
+    jwt_secret, ic_token_secret = (secrets.token_urlsafe(_SECRET_BYTES) for _ in range(2))
+    _write(path, _content(jwt_secret, ic_token_secret, MasterKey.generate(), None), _link)
+
+
+def _write(path: Path, content: bytes, put: Callable[[Path, Path], object]) -> None:
+    """Write a file under a name of its own, then put it in its place; no draft stays behind."""
     draft = path.with_name(f"{path.name}.{secrets.token_hex(8)}")
     handle = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, _OWNER_ONLY)
     try:
         with os.fdopen(handle, "wb") as file:
-            file.write(_new_secrets())
+            file.write(content)
             file.flush()
             os.fsync(handle)
-        _link(draft, path)
+        put(draft, path)
     finally:
-        draft.unlink()
+        draft.unlink(missing_ok=True)
     _sync_folder(path.parent)
 
 
@@ -120,13 +167,15 @@ def _sync_folder(folder: Path) -> None:
         os.close(handle)
 
 
-def _new_secrets() -> bytes:
+def _content(jwt_secret: str, ic_token_secret: str, master_key: MasterKey, previous: MasterKey | None) -> bytes:
     content = {
         "version": _VERSION,
-        "jwt_secret": secrets.token_urlsafe(_SECRET_BYTES),
-        "ic_token_secret": secrets.token_urlsafe(_SECRET_BYTES),
-        "master_key": MasterKey.generate().to_base64(),
+        "jwt_secret": jwt_secret,
+        "ic_token_secret": ic_token_secret,
+        "master_key": master_key.to_base64(),
     }
+    if previous is not None:
+        content["previous_master_key"] = previous.to_base64()
     return json.dumps(content, indent=2).encode() + b"\n"
 
 
@@ -138,10 +187,11 @@ def _parse(text: bytes) -> StoredSecrets | None:
     if not isinstance(content, dict) or content.get("version") != _VERSION:
         return None
     jwt_secret, ic_token_secret = _long(content, "jwt_secret"), _long(content, "ic_token_secret")
-    master_key = _key(content)
-    if jwt_secret is None or ic_token_secret is None or master_key is None:
+    master_key, previous = _key(content, "master_key"), _key(content, "previous_master_key")
+    is_odd = previous is None and "previous_master_key" in content
+    if jwt_secret is None or ic_token_secret is None or master_key is None or is_odd:
         return None
-    return StoredSecrets(jwt_secret=jwt_secret, ic_token_secret=ic_token_secret, master_key=master_key)
+    return StoredSecrets(jwt_secret, ic_token_secret, master_key, previous)
 
 
 def _long(content: Mapping[str, object], name: str) -> str | None:
@@ -149,8 +199,8 @@ def _long(content: Mapping[str, object], name: str) -> str | None:
     return value if isinstance(value, str) and len(value) >= _MIN_CHARS else None
 
 
-def _key(content: Mapping[str, object]) -> MasterKey | None:
-    value = content.get("master_key")
+def _key(content: Mapping[str, object], name: str) -> MasterKey | None:
+    value = content.get(name)
     try:
         return MasterKey.from_base64(value) if isinstance(value, str) else None
     except StartupError:

@@ -72,6 +72,7 @@ class Settings:
     jwt_secret_previous: str | None = field(repr=False)
     ic_token_secret: str = field(repr=False)
     master_key: MasterKey | None
+    previous_master_keys: tuple[MasterKey, ...]
     access_ttl_s: int
     refresh_ttl_s: int
     session_max_age_s: int
@@ -145,6 +146,7 @@ def _settings(env: Environment, here: Deployment, plain: _Plain, secrets: Secret
         jwt_secret_previous=env.read(v.JWT_SECRET_PREVIOUS),
         ic_token_secret=secrets.ic_token,
         master_key=secrets.master_key,
+        previous_master_keys=secrets.previous_master_keys,
         access_ttl_s=env.read(v.ACCESS_TTL),
         refresh_ttl_s=env.read(v.REFRESH_TTL),
         session_max_age_s=env.read(v.SESSION_MAX_AGE),

@@ -55,6 +55,24 @@ class Secrets:
     jwt: str = field(repr=False)
     ic_token: str = field(repr=False)
     master_key: MasterKey | None
+    previous_master_keys: tuple[MasterKey, ...]
+
+
+class MasterKeys(NamedTuple):
+    """The key that seals, None for none, and those that only open what they sealed."""
+
+    current: MasterKey | None
+    previous: tuple[MasterKey, ...]
+
+
+def master_keys(env: Environment, stored: StoredSecrets | None) -> MasterKeys:
+    """Return every master key that is known: a variable's comes first, the secrets file's open what they sealed."""
+    given = [env.read(v.MASTER_KEY), env.read(v.MASTER_KEY_PREVIOUS)]
+    kept = [stored.master_key, stored.previous_master_key] if stored else []
+    current = given[0] or (stored.master_key if stored else None)
+    # By their id, so that none is there twice, and none in the place of another.
+    known = {key.key_id: key for key in (*given, *kept) if key is not None and key != current}
+    return MasterKeys(current, tuple(known.values()))
 
 
 def read_secrets(env: Environment, here: Deployment) -> Secrets:
@@ -71,14 +89,14 @@ def read_secrets(env: Environment, here: Deployment) -> Secrets:
         env.refuse_if(here.is_guarded and not makes_own, f"{v.JWT_SECRET.name} is required: {_where()}")
         env.warn_if(not here.is_guarded, f"{v.JWT_SECRET.name} is not set; sessions are signed with a public secret")
         jwt = DEVELOPMENT_JWT_SECRET
-    master_key = env.read(v.MASTER_KEY) or (stored.master_key if stored else None)
+    master_key, previous = master_keys(env, stored)
     env.warn_if(master_key is None, f"{v.MASTER_KEY.name} is not set; provider keys cannot be used")
     ic_token = env.read(v.IC_TOKEN_SECRET) or (stored.ic_token_secret if stored else None)
     is_derived = here.is_production and ic_token is None
     env.warn_if(
         is_derived, f"{v.IC_TOKEN_SECRET.name} is derived from JWT_SECRET; changing that will end all IC tokens"
     )
-    return Secrets(jwt=jwt, ic_token=ic_token or _derived(jwt), master_key=master_key)
+    return Secrets(jwt=jwt, ic_token=ic_token or _derived(jwt), master_key=master_key, previous_master_keys=previous)
 
 
 def read_first_admin(env: Environment, folder: Path) -> FirstAdmin | None:
@@ -106,6 +124,8 @@ def _check_given(env: Environment, here: Deployment) -> None:
     is_known = _is_placeholder(env.read(v.IC_TOKEN_SECRET) or "")
     env.refuse_if(is_known and here.is_production, f"{v.IC_TOKEN_SECRET.name} must not be a placeholder in production")
     key = env.read(v.MASTER_KEY)
+    is_alone = key is None and env.has(v.MASTER_KEY_PREVIOUS.name)
+    env.refuse_if(is_alone, f"{v.MASTER_KEY_PREVIOUS.name} needs {v.MASTER_KEY.name}")
     is_zero = key is not None and not any(key.raw)
     env.refuse_if(is_zero and here.is_production, f"{v.MASTER_KEY.name} must not be all zero in production")
     env.warn_if(is_zero and not here.is_production, f"{v.MASTER_KEY.name} is all zero")

@@ -131,6 +131,10 @@ def _master_key(text: str) -> MasterKey:
         raise ValueError from None
 
 
+def _key(name: str, note: str) -> Variable[MasterKey | None]:
+    return Variable(name, None, "base64 of exactly 32 bytes", _master_key, "-", note)
+
+
 def _origins(text: str) -> tuple[str, ...]:
     return tuple(dict.fromkeys(_origin(part) for part in _parts(text)))
 
@@ -204,13 +208,12 @@ JWT_SECRET_PREVIOUS: Final = _text(
 IC_TOKEN_SECRET: Final = _text(
     "IC_TOKEN_SECRET", _SECRET, f".{{{MIN_SECRET_CHARS},}}", "derived from `JWT_SECRET`", "no placeholder in production"
 )
-MASTER_KEY: Final[Variable[MasterKey | None]] = Variable(
-    "IRON_SECRETS_MASTER_KEY",
-    None,
-    "base64 of exactly 32 bytes",
-    _master_key,
-    "-",
-    "encrypts provider keys, which cannot be used without it; not all zero in production",
+MASTER_KEY: Final = _key(
+    "IRON_SECRETS_MASTER_KEY", "encrypts provider keys, which cannot be used without it; not all zero in production"
+)
+MASTER_KEY_PREVIOUS: Final = _key(
+    "IRON_SECRETS_MASTER_KEY_PREVIOUS",
+    "only opens what it encrypted, during a rotation; needs `IRON_SECRETS_MASTER_KEY`",
 )
 ACCESS_TTL: Final = _whole("JWT_ACCESS_TOKEN_TTL", 900, 60, 86_400, unit=_S)
 REFRESH_TTL: Final = _whole("JWT_REFRESH_TOKEN_TTL", 604_800, 60, unit=_S, note="not below `JWT_ACCESS_TOKEN_TTL`")

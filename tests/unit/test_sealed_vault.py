@@ -197,3 +197,11 @@ def test_a_key_of_other_than_32_bytes_is_refused() -> None:
     """The length is checked wherever a key comes from."""
     with pytest.raises(StartupError):
         MasterKey(bytes(16))
+
+
+def test_a_vault_says_which_key_seals_and_which_made_a_ciphertext() -> None:
+    """A rotation asks both of it; where there is no key, none seals."""
+    rotated: Vault = AesGcmVault(OTHER_KEY, previous=[KEY])
+
+    assert (rotated.key_id, rotated.key_id_of(SEALED)) == (OTHER_KEY.key_id, KEY.key_id)
+    assert (NoVault().key_id, NoVault().key_id_of(SEALED), NoVault().key_id_of("x")) == (None, KEY.key_id, None)

@@ -13,6 +13,15 @@ from ironcage_core.domain.sessions import AccessClaims
 class Vault(Protocol):
     """Keeps provider keys encrypted at rest, bound to the record they belong to."""
 
+    @property
+    def key_id(self) -> str | None:
+        """The id of the master key that seals; None where there is none."""
+        ...
+
+    def key_id_of(self, ciphertext: str) -> str | None:
+        """Return the id of the master key that made a ciphertext, or None for what no vault made."""
+        ...
+
     def seal(self, plaintext: str, *, record_id: str) -> str:
         """Return the ciphertext to store for `record_id`; fresh nonce each time.
 

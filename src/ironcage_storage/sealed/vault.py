@@ -80,8 +80,17 @@ class AesGcmVault:
     """
 
     def __init__(self, current: MasterKey, previous: Sequence[MasterKey] = ()) -> None:
-        self.key_id = current.key_id
+        self._key_id = current.key_id
         self._ciphers = {key.key_id: AESGCM(key.raw) for key in (*previous, current)}
+
+    @property
+    def key_id(self) -> str:
+        """The id of the master key that seals."""
+        return self._key_id
+
+    def key_id_of(self, ciphertext: str) -> str | None:
+        """Return the id of the master key that made a ciphertext, or None for what no vault made."""
+        return key_id_of(ciphertext)
 
     def seal(self, plaintext: str, *, record_id: str) -> str:
         """Return the ciphertext to store for `record_id`; no two are alike."""
@@ -116,6 +125,12 @@ class AesGcmVault:
 
 class NoVault:
     """Stands in where no master key is configured: the server runs, secrets do not; implements `Vault`."""
+
+    key_id = None
+
+    def key_id_of(self, ciphertext: str) -> str | None:
+        """Return the id of the master key that made a ciphertext, or None for what no vault made."""
+        return key_id_of(ciphertext)
 
     def seal(self, plaintext: str, *, record_id: str) -> str:  # noqa: ARG002 - the port names the arguments
         """Refuse to seal.
