@@ -73,6 +73,10 @@ class Leases(Protocol):
         """Return the agent's active and expired leases, oldest first."""
         ...
 
+    def open_on_key(self, provider_key_id: str) -> Sequence[Lease]:
+        """Return the active and expired leases on a provider key, of all agents, oldest first."""
+        ...
+
     def page(self, which: LeaseFilter, paging: Paging) -> Page[Lease]:
         """Return leases, newest first."""
         ...

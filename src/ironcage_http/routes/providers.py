@@ -1,19 +1,21 @@
 """Provider keys: taken in by an admin, seen by everybody as far as the role lets."""
 
-from typing import Any, Final, get_args
+import json
+from typing import Any, Final, cast, get_args
 
 import msgspec
 from litestar.response.base import ASGIResponse
 
 from ironcage_core.domain.access import Principal
-from ironcage_core.domain.providers import KNOWN_PROVIDERS
+from ironcage_core.domain.providers import KNOWN_PROVIDERS, ProviderKeyFields
 from ironcage_core.domain.users import Role
-from ironcage_core.errors import ValidationError
 from ironcage_core.ports.lists import KeyFilter, KeyOrder, Page
 from ironcage_core.ports.storage import UnitOfWork
+from ironcage_core.services.provider_key_changes import DeletedKey, delete_provider_key, update_provider_key
 from ironcage_core.services.provider_keys import (
     KeyOverview,
     add_provider_key,
+    get_provider_key,
     list_provider_keys,
     provider_key_overview,
 )
@@ -24,6 +26,7 @@ from ironcage_http.wire import moment
 
 ORDERS: Final[tuple[KeyOrder, ...]] = get_args(KeyOrder)
 HIDDEN: Final = "***"
+_UNSET: Final = msgspec.UNSET
 
 
 class ProviderBody(msgspec.Struct, frozen=True):
@@ -34,8 +37,20 @@ class ProviderBody(msgspec.Struct, frozen=True):
     name: str | None = None
     base_url: str | None = None
     is_enabled: bool | None = None
-    description: Any = None
-    models: Any = None
+    description: str | None = None
+    models: list[str] | None = None
+
+
+class ProviderChangeBody(msgspec.Struct, frozen=True):
+    """What to change of a provider key; an unknown field is refused, null clears what may be empty."""
+
+    provider: str | msgspec.UnsetType = _UNSET
+    api_key: str | msgspec.UnsetType | None = _UNSET
+    name: str | msgspec.UnsetType | None = _UNSET
+    base_url: str | msgspec.UnsetType | None = _UNSET
+    is_enabled: bool | msgspec.UnsetType | None = _UNSET
+    description: str | msgspec.UnsetType | None = _UNSET
+    models: list[str] | msgspec.UnsetType | None = _UNSET
 
 
 class ProviderView(msgspec.Struct, frozen=True):
@@ -65,6 +80,17 @@ class ProviderDetailView(ProviderView, frozen=True):
     usage: None = None
 
 
+class DeletedProviderView(msgspec.Struct, frozen=True):
+    """A provider key that is gone, and whom it was assigned to."""
+
+    id: str
+    name: str
+    deleted: bool
+    agents_affected: list[str]
+    agents_count: int
+    projects_affected: list[str]
+
+
 async def create(call: Call) -> ASGIResponse:
     """Take in a provider key."""
     who = call.user()
@@ -73,14 +99,16 @@ async def create(call: Call) -> ASGIResponse:
     def run(uow: UnitOfWork) -> tuple[KeyOverview, Principal]:
         principal = who(uow)
         wish = body.value()
-        _check_supported(wish, is_production=call.wiring.settings.mode == "production")
         key = add_provider_key(
             uow,
             provider=wish.provider,
             api_key=wish.api_key,
             name=wish.name,
             base_url=wish.base_url,
+            description=wish.description,
+            models=wish.models or (),
             is_enabled=wish.is_enabled is not False,
+            allows_http=_allows_http(call),
             actor=principal.actor,
             vault=call.wiring.vault,
         )
@@ -90,12 +118,8 @@ async def create(call: Call) -> ASGIResponse:
     return answer(ProviderView(*_shown(seen, principal.role)), status=201)
 
 
-def _check_supported(wish: ProviderBody, *, is_production: bool) -> None:
-    problems = {name: "is not supported yet" for name in ("description", "models") if getattr(wish, name)}
-    if is_production and wish.base_url and wish.base_url.lower().startswith("http:"):
-        problems["base_url"] = "must be an https URL in production"
-    if problems:
-        raise ValidationError(problems)
+def _allows_http(call: Call) -> bool:
+    return call.wiring.settings.mode != "production"
 
 
 async def list_all(call: Call) -> ASGIResponse:
@@ -114,7 +138,7 @@ async def list_all(call: Call) -> ASGIResponse:
         if len(states) > 1:  # no key is both
             return Page((), 0), principal
         which = KeyFilter(name, provider, next(iter(states), None))
-        return list_provider_keys(uow, which, paging, order, descending=descending), principal
+        return list_provider_keys(uow, which, paging, order, descending=descending, principal=principal), principal
 
     page, principal = await call.see(run)
     return listed(page, paging, [ProviderView(*_shown(each, principal.role)) for each in page.rows])
@@ -126,27 +150,74 @@ async def get(call: Call) -> ASGIResponse:
 
     def run(uow: UnitOfWork) -> tuple[KeyOverview, Principal]:
         principal = who(uow)
-        return provider_key_overview(uow, call.path["provider_id"]), principal
+        return provider_key_overview(uow, call.path["provider_id"], principal), principal
 
     seen, principal = await call.see(run)
     return answer(ProviderDetailView(*_shown(seen, principal.role)))
 
 
+async def update(call: Call) -> ASGIResponse:
+    """Change a provider key."""
+    who = call.user()
+    body = call.read(ProviderChangeBody, is_strict=True)
+
+    def run(uow: UnitOfWork) -> tuple[KeyOverview, Principal]:
+        principal = who(uow)
+        body.check_syntax()
+        key = get_provider_key(uow, call.path["provider_id"])
+        update_provider_key(
+            uow,
+            key.id,
+            _given(body.value()),
+            allows_http=_allows_http(call),
+            actor=principal.actor,
+            vault=call.wiring.vault,
+        )
+        return provider_key_overview(uow, key.id, principal), principal
+
+    seen, principal = await call.write(run)
+    return answer(ProviderView(*_shown(seen, principal.role)))
+
+
+def _given(wish: ProviderChangeBody) -> ProviderKeyFields:
+    fields = {name: getattr(wish, name) for name in wish.__struct_fields__}
+    return cast("ProviderKeyFields", {name: value for name, value in fields.items() if value is not _UNSET})
+
+
+async def delete(call: Call) -> ASGIResponse:
+    """Delete a provider key."""
+    who = call.user()
+
+    def run(uow: UnitOfWork) -> DeletedKey:
+        return delete_provider_key(uow, call.path["provider_id"], actor=who(uow).actor)
+
+    gone = await call.write(run)
+    view = DeletedProviderView(
+        id=gone.key.id,
+        name=gone.key.name,
+        deleted=True,
+        agents_affected=[*gone.agents],
+        agents_count=len(gone.agents),
+        projects_affected=[*gone.projects],
+    )
+    return answer(view)
+
+
 def _shown(seen: KeyOverview, role: Role) -> tuple[Any, ...]:
-    """Return the fields of the view: an admin sees mask and maker, a viewer not even the URL."""
+    """Return the fields of the view: an admin sees mask and maker, a viewer neither URL nor description."""
     key = seen.key
     return (
         key.id,
         key.name,
         key.provider,
         None if role == "viewer" else key.base_url,
-        None,
-        [],
+        None if role == "viewer" else key.description,
+        json.loads(key.models),
         bool(key.is_enabled),
         "active" if key.is_enabled else "inactive",
         True,
         key.masked_key if role == "admin" else HIDDEN,
-        [],
+        [*seen.projects],
         seen.agents,
         key.created_by if role == "admin" else None,
         moment(key.created_at),
@@ -169,5 +240,16 @@ ROUTES: Final[tuple[Route, ...]] = (
     Route(
         "GET", "/providers/{provider_id}", get, "Show a provider key, as far as the role may see it",
         action="providers.read", limit="read", answer=ProviderDetailView, codes=("PROVIDER_NOT_FOUND",),
+    ),
+    Route(
+        "PUT", "/providers/{provider_id}", update, "Change a provider key; a new API key takes the old one's place",
+        body=ProviderChangeBody, answer=ProviderView, action="providers.write",
+        codes=("PROVIDER_NOT_FOUND", "NO_FIELDS_PROVIDED", "PROVIDER_EXISTS", "CRYPTO_UNAVAILABLE"),
+        example={"description": "the one of the research team", "is_enabled": True},
+    ),
+    Route(
+        "DELETE", "/providers/{provider_id}", delete,
+        "Delete a provider key; nothing is assigned it any more, and leases on it are revoked",
+        answer=DeletedProviderView, action="providers.write", codes=("PROVIDER_NOT_FOUND",),
     ),
 )  # fmt: skip

@@ -83,6 +83,12 @@ class SqliteLeases:
         )
         return sorted(found, key=attrgetter("id"))
 
+    def open_on_key(self, provider_key_id: str) -> Sequence[Lease]:
+        """Return the active and expired leases on a provider key, of all agents, oldest first."""
+        return self._table.rows(
+            "leases WHERE provider_key_id = ? AND due_at IS NOT NULL ORDER BY id", (provider_key_id,)
+        )
+
     def page(self, which: LeaseFilter, paging: Paging) -> Page[Lease]:
         """Return leases, newest first; the total comes from the counts."""
         where, parameters = _where(which)
