@@ -31,7 +31,11 @@ def _cells(rule: Rule) -> str:
         return " | ".join(["-", *["anybody"] * 6])
     users = [{"none": "-"}.get(reach, reach) for reach in (rule.admin, rule.user, rule.viewer)]
     bound = "own agent" if rule.takes_agent_tokens else "-"
-    tokens = [_yes(rule.takes_tokens and rule.ic != "only"), bound, "-" if rule.ic == "no" else "own agent"]
+    tokens = [
+        _yes(rule.takes_tokens and rule.ic != "only") if rule.takes_sessions else "only",
+        bound,
+        "-" if rule.ic == "no" else "own agent",
+    ]
     return " | ".join([f"`{rule.permission}`" if rule.permission else "-", *users, *tokens])
 
 

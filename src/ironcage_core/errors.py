@@ -71,6 +71,12 @@ class UnsupportedProviderError(RefusalError):
     code = "UNSUPPORTED_PROVIDER"
 
 
+class TokenNotInProjectError(RefusalError):
+    """An API token that is bound to no project, where the project's key is asked for."""
+
+    code = "TOKEN_NOT_IN_PROJECT"
+
+
 # --- 401 ---------------------------------------------------------------------
 
 
@@ -336,6 +342,24 @@ class ApiTokenNotFoundError(NotFoundError):
     code = "TOKEN_NOT_FOUND"
 
 
+class ProjectNotFoundError(NotFoundError):
+    """No such project, or one that the caller may not see: one answer for both."""
+
+    code = "PROJECT_NOT_FOUND"
+
+
+class ProviderNotAssignedError(NotFoundError):
+    """The provider key is not assigned here."""
+
+    code = "PROVIDER_NOT_ASSIGNED"
+
+
+class NoProviderKeyError(NotFoundError):
+    """The project has no provider key of the asked kind."""
+
+    code = "NO_PROVIDER_KEY"
+
+
 class AuditRowNotFoundError(NotFoundError):
     """No such row of the audit log, or it was pruned."""
 
@@ -445,6 +469,24 @@ class ProviderExistsError(ConflictError):
     """A provider key has this name, in whatever case."""
 
     code = "PROVIDER_EXISTS"
+
+
+class ProjectExistsError(ConflictError):
+    """A project has this name, in whatever case."""
+
+    code = "PROJECT_EXISTS"
+
+
+class ProjectProtectedError(ConflictError):
+    """One of the projects that are always there, as they are."""
+
+    code = "PROJECT_PROTECTED"
+
+
+class ProjectNotEmptyError(ConflictError):
+    """The project has live agents or active API tokens; `details.{agents,api_tokens}` say how many."""
+
+    code = "PROJECT_NOT_EMPTY"
 
 
 class IcTokenExistsError(ConflictError):

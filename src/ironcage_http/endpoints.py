@@ -48,7 +48,7 @@ def endpoint(route: Route, wiring: Wiring) -> Callable[[Request[Any, Any, Any]],
             raw = b"" if request.method == "GET" and not headers.keys() & _OF_A_BODY else await request.body()
         except InternalServerException:  # the client has gone; nobody reads the answer
             return ASGIResponse(status_code=400)
-        gate = Gate(wiring, route, _origin(request, headers, wiring))
+        gate = Gate(wiring, route, _origin(request, headers, wiring), request.path_params.get("agent_id"))
         try:
             gate.check_address()
             response: ASGIResponse = await route.handler(Call(wiring, request, headers, raw, gate))

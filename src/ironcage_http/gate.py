@@ -28,6 +28,10 @@ from ironcage_http.wiring import Wiring
 AFTER_THE_ROLE: Final = frozenset(("keys", "api_token_make"))
 """Classes that count only attempts by a role that may. Source: contract identity.md 1.1."""
 
+IN_THE_USE_CASE: Final = frozenset(("provider_key",))
+"""Classes that count only calls that would otherwise succeed, but for limits, money and cryptography; what answers the
+call counts it. Source: contract resources.md 4.2."""
+
 _BY_RESOURCE: Final = frozenset(("create", "read", "update", "delete"))
 
 User = Callable[[UnitOfWork], Principal]
@@ -38,12 +42,14 @@ Agent = Callable[[UnitOfWork], AgentIdentity]
 class Gate:
     """The gate of one request.
 
-    `known` is who was proven to call, even if the call is then refused; `taken` is what its rate limit left.
+    `agent_id` is the agent that the path names, if it names one; `known` is who was proven to call, even if the call is
+    then refused; `taken` is what its rate limit left.
     """
 
     wiring: Wiring
     route: Route
     origin: Origin
+    agent_id: str | None = None
     known: Principal | AgentIdentity | None = None
     taken: Taken | None = None
     _is_admitted: bool = field(default=False)
@@ -95,12 +101,21 @@ class Gate:
 
         def who(uow: UnitOfWork) -> AgentIdentity:
             self.known = identity = authenticate(uow, proven, origin=self.origin)
-            if not self._is_admitted:
-                self._take_of(identity.agent_id, identity.agent_id)
-                self._is_admitted = True
+            if self.route.limit_class not in AFTER_THE_ROLE | IN_THE_USE_CASE:
+                self.count(identity)
             return identity
 
         return who
+
+    def count(self, identity: AgentIdentity) -> None:
+        """Count a call of an agent, once a request.
+
+        Raises:
+            RateLimitExceededError: Too many requests.
+        """
+        if not self._is_admitted:
+            self._take_of(identity.agent_id, identity.agent_id)
+            self._is_admitted = True
 
     def _admitted(self, uow: UnitOfWork, principal: Principal) -> Principal:
         action = self.route.action
@@ -109,13 +124,13 @@ class Gate:
             judged(principal, action)
         if not self._is_admitted:
             token = principal.token
-            self._take_of(principal.user_id, principal.user_id if token is None else token.id)
+            self._take_of(principal.user_id, principal.user_id if token is None else token.id, principal.bound_project)
             if token is not None:
                 self._note(self.wiring.token_counter.admit(uow, token))
             self._is_admitted = True
         return judged(principal, action)
 
-    def _take_of(self, user_or_agent: str, credential: str) -> None:
+    def _take_of(self, user_or_agent: str, credential: str, project: str | None = None) -> None:
         name = self.route.limit_class
         if name is None or LIMITS[name].key == "ip":
             return
@@ -123,6 +138,10 @@ class Gate:
             self._take(name, f"{credential} {self.route.method} {self.route.path}")
         elif name in _BY_RESOURCE:
             self._take(name, f"{user_or_agent} {self.route.path.split('/')[1]}")
+        elif name == "agent_status":
+            self._take(name, f"{user_or_agent} {self.agent_id}")
+        elif name == "keys":
+            self._take(name, f"{user_or_agent} {project}")
         else:
             self._take(name, user_or_agent)
 
@@ -145,12 +164,12 @@ class Gate:
         check(taken, self.wiring.clock.now())
 
     def _prove_user(self, credentials: Presented) -> User:
-        if credentials.session is not None:
+        if credentials.session is not None and self.route.rule.takes_sessions:
             claims = self.wiring.access_signer.prove(credentials.session, now=self.wiring.clock.now())
             return partial(authenticate_access, claims=claims, origin=self.origin)
         if credentials.api is not None:
             return self._prove_api_token(credentials.api)
-        if credentials.refresh is not None:
+        if credentials.has_user:
             raise WrongTokenTypeError
         if credentials.ic is None:
             raise MissingTokenError("A token is needed")

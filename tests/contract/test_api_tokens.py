@@ -12,7 +12,7 @@ from ironcage_core.errors import InvariantViolationError
 from ironcage_core.ports.lists import ApiTokenFilter, ApiTokenOrder, Paging, TokenFilter
 from ironcage_core.ports.storage import UnitOfWork
 from ironcage_storage.sqlite.store import SqliteStore
-from tests.support.rows import agent_row, fresh_id, token_row, user_row
+from tests.support.rows import agent_row, api_row, fresh_id, token_row, user_row
 from tests.support.stores import RefusedError, in_one_commit, raising
 from tests.support.world import NOON, SetClock
 
@@ -21,15 +21,6 @@ ANN, BEA = user_row("api ann"), user_row("api bea")
 ANNS_AGENT = agent_row(ANN.id, name="Runner", project_id="proj a", created_at=NOON)
 BEAS_AGENT = agent_row(BEA.id, name="walker", project_id="proj b")
 GONE_AGENT = agent_row(ANN.id, name="gone", deleted_at=NOON)
-
-
-def api_row(user_id: str, **fields: object) -> ApiToken:
-    token_id = fresh_id("tok")
-    row = ApiToken(
-        token_id, fresh_id("hash"), token_id, user_id, "ci", None, None, None, None, "*", 1, "abcd", None, None, None,
-        None, None, None, NOON, NOON,
-    )  # fmt: skip
-    return row._replace(**fields)  # type: ignore[arg-type]  # as the test says
 
 
 API = {

@@ -12,6 +12,7 @@ from tests.support.world import NOON
 
 OWNERS = [user_row(f"lister {n}") for n in range(2)]
 NAMES = ("beta", "Alpha", "50%_off", "500off", "gamma")
+TAGS = ('["a", "b"]', '["b", "50%"]', "[]", '["B", "ab"]', '["a"]')
 AGENTS = [
     agent_row(
         OWNERS[n % 2].id,
@@ -20,6 +21,7 @@ AGENTS = [
         created_at=NOON + n // 2,
         updated_at=NOON - n,
         deleted_at=NOON if n == 4 else None,
+        tags=TAGS[n],
     )
     for n, name in enumerate(NAMES)
 ]
@@ -59,6 +61,11 @@ AGENT_FILTERS = [
     (BalanceFilter(provider_key_id=KEYS[0].id), [ALPHA, BETA]),
     (BalanceFilter(provider_key_id=KEYS[0].id, owner_id=OWNERS[1].id), [ALPHA]),
     (BalanceFilter(provider_key_id=KEYS[2].id), []),
+    (BalanceFilter(tags=("b",)), [ALPHA, BETA]),
+    (BalanceFilter(tags=("b", "a")), [BETA]),
+    (BalanceFilter(tags=("b",), owner_id=OWNERS[1].id), [ALPHA]),
+    (BalanceFilter(tags=("%",)), []),
+    (BalanceFilter(tags=('a"',)), []),
 ]
 
 

@@ -5,6 +5,7 @@ from itertools import count
 from typing import Any
 
 from ironcage_core.domain.agents import Agent
+from ironcage_core.domain.api_tokens import ApiToken
 from ironcage_core.domain.audit import SYSTEM, AuditNote, Category
 from ironcage_core.domain.ic_tokens import IcTokenRecord
 from ironcage_core.domain.instants import period_of
@@ -55,6 +56,15 @@ def token_row(agent_id: str, **fields: object) -> IcTokenRecord:
     row = IcTokenRecord(
         fresh_id("ict"), agent_id, "active", 1, fresh_id("hash"), None, None, "llm:call", None, NOON, "system",
         None, None, None, None, None,
+    )  # fmt: skip
+    return row._replace(**fields)  # type: ignore[arg-type]  # as the test says
+
+
+def api_row(user_id: str, **fields: object) -> ApiToken:
+    token_id = fresh_id("tok")
+    row = ApiToken(
+        token_id, fresh_id("hash"), token_id, user_id, "ci", None, None, None, None, "*", 1, "abcd", None, None, None,
+        None, None, None, NOON, NOON,
     )  # fmt: skip
     return row._replace(**fields)  # type: ignore[arg-type]  # as the test says
 

@@ -43,6 +43,7 @@ class Rule(NamedTuple):
         admin: Whose things an admin reaches.
         user: Likewise a user.
         viewer: Likewise a viewer.
+        takes_sessions: Whether a session will do; else only an API token.
         takes_tokens: Whether an API token will do, by its scopes; else only a session.
         takes_project_tokens: Whether an API token that is bound to a project will do: not for what is of no project.
         takes_agent_tokens: Whether an API token that is bound to an agent will do, for that agent.
@@ -55,6 +56,7 @@ class Rule(NamedTuple):
     admin: Reach = "all"
     user: Reach = "none"
     viewer: Reach = "none"
+    takes_sessions: bool = True
     takes_tokens: bool = True
     takes_project_tokens: bool = True
     takes_agent_tokens: bool = False
@@ -116,6 +118,7 @@ RULES: Final[Mapping[str, Rule]] = MappingProxyType(
         "providers.write": Rule("providers:write", takes_project_tokens=False),
         "projects.read": _reads("projects:read"),
         "projects.write": Rule("projects:write", takes_project_tokens=False),
+        "keys.release": _writes("keys:read", takes_sessions=False)._replace(admin="own"),
         "usage.read": _reads("usage:read"),
         "limits.read": _reads("limits:read"),
         "limits.write": Rule("limits:write", takes_project_tokens=False),

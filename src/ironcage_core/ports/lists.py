@@ -76,7 +76,10 @@ class LeaseFilter:
 
 @dataclass(frozen=True, slots=True)
 class BalanceFilter:
-    """Which budgets of live agents; None means all. `name` is a part of the name, in whatever case."""
+    """Which budgets of live agents; None means all. `name` is a part of the name, in whatever case.
+
+    An agent has all of the `tags`, each as it is written.
+    """
 
     owner_id: str | None = None
     status: str | None = None
@@ -84,18 +87,21 @@ class BalanceFilter:
     runtime_status: str | None = None
     project_id: str | None = None
     provider_key_id: str | None = None
+    tags: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
 class ProjectFilter:
     """Which projects; None means all. `name` is a part of the name, in whatever case.
 
-    `visible_to` narrows to the master project and those in which this user owns a live agent or has an active token.
+    `visible_to` narrows to the master project and those in which this user owns a live agent or has an active token,
+    as of `now`; `project_id` to the one with this id.
     """
 
     name: str | None = None
     visible_to: str | None = None
     now: Instant = 0
+    project_id: str | None = None
 
 
 @dataclass(frozen=True, slots=True)

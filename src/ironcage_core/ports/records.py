@@ -46,6 +46,10 @@ class Limits(Protocol):
         """Remove the user's limits, in all and in projects."""
         ...
 
+    def delete_of_project(self, project_id: str) -> None:
+        """Remove all users' limits in this project."""
+        ...
+
 
 class Projects(Protocol):
     """Projects and their provider keys."""

@@ -19,7 +19,7 @@ from ironcage_core.domain.api_tokens import (
     told,
 )
 from ironcage_core.domain.audit import AuditNote
-from ironcage_core.domain.ids import MASTER_PROJECT, ORPHANED_PROJECT, is_id
+from ironcage_core.domain.ids import is_id
 from ironcage_core.domain.texts import text_problem
 from ironcage_core.domain.users import User
 from ironcage_core.errors import (
@@ -35,6 +35,7 @@ from ironcage_core.errors import (
 )
 from ironcage_core.ports.storage import UnitOfWork
 from ironcage_core.services.agent_records import live_agent
+from ironcage_core.services.projects import is_visible
 
 RETRY_AFTER_S: Final = 60
 """When to ask again for a token beyond the limit. Source: contract identity.md 6."""
@@ -210,8 +211,7 @@ def problems_of_fields(uow: UnitOfWork, fields: ApiTokenFields, owner_id: str) -
 
 def visible_project(uow: UnitOfWork, user: User, project_id: str) -> bool:
     """Tell whether a project is there and a user may see it."""
-    del uow  # the two that are always there are not stored
-    return project_id == MASTER_PROJECT or (project_id == ORPHANED_PROJECT and user.role == "admin")
+    return is_visible(uow, project_id, user_id=user.id, sees_all=user.role == "admin")
 
 
 def check_room(uow: UnitOfWork, user_id: str, *, most: int | None, besides: str | None = None) -> None:

@@ -116,11 +116,18 @@ def headroom(uow: UnitOfWork, agent: Agent, *, returning: Micros = 0) -> Headroo
 
     Source: contract budget.md 1.2 (E8, E9).
     """
-    remaining = balance_of(uow, agent.id).remaining + returning
-    limit = uow.limits.find_of_user(agent.owner_id)
+    return owners_headroom(uow, agent.owner_id, balance_of(uow, agent.id).remaining + returning)
+
+
+def owners_headroom(uow: UnitOfWork, user_id: str, remaining: Micros = 0) -> Headroom:
+    """Return what a user's monthly cap leaves now, beside what remains of an agent's budget.
+
+    Source: contract budget.md 8.
+    """
+    limit = uow.limits.find_of_user(user_id)
     cap = limit.max_cost_per_month if limit else None
-    spent = uow.banks.spent(agent.owner_id, period_of(uow.now))
-    held = uow.banks.held(agent.owner_id)
+    spent = uow.banks.spent(user_id, period_of(uow.now))
+    held = uow.banks.held(user_id)
     return Headroom(remaining, None if cap is None else cap - spent - held, spent, held, cap)
 
 
@@ -138,6 +145,11 @@ def refuse_for_money(uow: UnitOfWork, agent: Agent, room: Headroom) -> BudgetExc
             remaining=balance.remaining,
             frees_at=min(frees, default=None),
         )
+    return refuse_for_month(uow, room)
+
+
+def refuse_for_month(uow: UnitOfWork, room: Headroom) -> BudgetExceededError:
+    """Return the refusal of a user whose monthly cap is reached."""
     return BudgetExceededError(
         "The owner's monthly cap is reached",
         scope="user_month",

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from ironcage_core.domain.access import Principal
-from ironcage_core.domain.agents import Agent
+from ironcage_core.domain.agents import ORIGINAL_OWNER, ORPHANED, Agent
 from ironcage_core.domain.audit import AuditNote
 from ironcage_core.domain.ids import ORPHANED_PROJECT
 from ironcage_core.domain.money import Micros
@@ -46,14 +46,14 @@ class RemovedUser:
 
 
 def delete_user(uow: UnitOfWork, user_id: str, *, principal: Principal) -> RemovedUser:
-    """Delete a user: the agents become the principal's, everything else of the account ends.
+    """Delete a user: the agents and projects become the principal's, everything else of the account ends.
 
     The row stays, for the books and the audit log; its names are free again.
 
     Args:
         uow: The open unit of work.
         user_id: Whom.
-        principal: Who does it, and who owns the agents from now on.
+        principal: Who does it, and who owns the agents and projects from now on.
 
     Raises:
         UserNotFoundError: No such user.
@@ -66,6 +66,7 @@ def delete_user(uow: UnitOfWork, user_id: str, *, principal: Principal) -> Remov
     deleted = user._replace(status="deleted", deleted_at=uow.now, deleted_by=principal.user_id, updated_at=uow.now)
     uow.users.put(deleted)
     moved = _orphan_agents(uow, user, principal.user_id)
+    projects = _hand_over_projects(uow, user, principal.user_id)
     tokens = end_api_tokens_of(uow, user.id, reason="user deleted", actor=principal.actor)
     cancelled = _cancel_budget_requests(uow, user)
     ended = end_sessions(uow, user.id, "user_deleted")
@@ -75,6 +76,7 @@ def delete_user(uow: UnitOfWork, user_id: str, *, principal: Principal) -> Remov
         "agents_moved": [each.agent.id for each in moved],
         "new_owner_id": principal.user_id,
         "new_project_id": ORPHANED_PROJECT,
+        "projects_moved": projects,
         "api_tokens_revoked": tokens,
         "budget_requests_cancelled": cancelled,
         "sessions_revoked": ended,
@@ -91,7 +93,7 @@ def _orphan_agents(uow: UnitOfWork, user: User, new_owner_id: str) -> list[Moved
     keys = uow.provider_keys.ids_of([agent.id for agent in agents])
     moved = []
     for agent in agents:
-        tags = dict.fromkeys([*json.loads(agent.tags), "orphaned", f"original-owner:{user.id}"])
+        tags = dict.fromkeys([*json.loads(agent.tags), ORPHANED, f"{ORIGINAL_OWNER}{user.id}"])
         orphan = agent._replace(
             owner_id=new_owner_id,
             project_id=ORPHANED_PROJECT,
@@ -102,6 +104,13 @@ def _orphan_agents(uow: UnitOfWork, user: User, new_owner_id: str) -> list[Moved
         balance = uow.balances.find(agent.id)
         moved.append(MovedAgent(orphan, 0 if balance is None else balance.allocated, keys.get(agent.id, ())))
     return moved
+
+
+def _hand_over_projects(uow: UnitOfWork, user: User, new_owner_id: str) -> list[str]:
+    projects = uow.projects.owned_by(user.id)
+    for project in projects:
+        uow.projects.put(project._replace(owner_id=new_owner_id, updated_at=uow.now))
+    return [project.id for project in projects]
 
 
 def _cancel_budget_requests(uow: UnitOfWork, user: User) -> int:

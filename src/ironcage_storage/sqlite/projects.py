@@ -3,17 +3,17 @@
 from collections.abc import Mapping, Sequence
 from typing import Final
 
-from ironcage_core.domain.ids import MASTER_PROJECT
+from ironcage_core.domain.ids import MASTER_PROJECT, ORPHANED_PROJECT
 from ironcage_core.domain.projects import Project, ProjectKey
 from ironcage_core.ports.lists import Page, Paging, ProjectFilter, ProjectOrder, ProjectTotals
 from ironcage_storage.sqlite.rows import Table, conjunction
 from ironcage_storage.sqlite.session import Pending, Session
 
-_ORDERS: Final[Mapping[ProjectOrder, str]] = {"name": "name COLLATE NOCASE", "created_at": "created_at"}
-_VISIBLE: Final = f"""(id = '{MASTER_PROJECT}'
-    OR id IN (SELECT project_id FROM agents WHERE owner_id = ? AND deleted_at IS NULL AND project_id <> 'proj_orphaned')
+_ORDERS: Final[Mapping[ProjectOrder, str]] = {"name": "fold(name)", "created_at": "created_at"}
+_VISIBLE: Final = f"""(id = '{MASTER_PROJECT}' OR (id <> '{ORPHANED_PROJECT}' AND (
+    id IN (SELECT project_id FROM agents WHERE owner_id = ? AND deleted_at IS NULL)
     OR id IN (SELECT project_id FROM api_tokens WHERE user_id = ? AND is_active = 1 AND revoked_at IS NULL
-        AND rotated_at IS NULL AND (expires_at IS NULL OR expires_at > ?) AND project_id <> 'proj_orphaned'))"""
+        AND rotated_at IS NULL AND (expires_at IS NULL OR expires_at > ?)))))"""
 
 
 class SqliteProjects:
@@ -51,7 +51,7 @@ class SqliteProjects:
         self, which: ProjectFilter, paging: Paging, order: ProjectOrder = "created_at", *, descending: bool = True
     ) -> Page[Project]:
         """Return projects, newest first unless told otherwise."""
-        terms, parameters = conjunction({"instr(fold(name), fold(?)) > 0": which.name})
+        terms, parameters = conjunction({"id = ?": which.project_id, "instr(fold(name), fold(?)) > 0": which.name})
         if which.visible_to is not None:
             terms = f"{terms} AND {_VISIBLE}"
             parameters = (*parameters, which.visible_to, which.visible_to, which.now)

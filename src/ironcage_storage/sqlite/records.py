@@ -40,6 +40,11 @@ class SqliteLimits:
         for limit in self._table.rows("usage_limits WHERE user_id = ?", (user_id,)):
             self._table.remove(limit.id)
 
+    def delete_of_project(self, project_id: str) -> None:
+        """Remove all users' limits in this project."""
+        for limit in self._table.rows("usage_limits WHERE project_id = ?", (project_id,)):
+            self._table.remove(limit.id)
+
 
 class SqliteAgents:
     """Implements `Agents`."""
