@@ -23,6 +23,7 @@ from ironcage_http.errors import on_exception, on_http_exception
 from ironcage_http.maintenance import maintained
 from ironcage_http.metrics import Metrics
 from ironcage_http.routes import (
+    agent_keys,
     agents,
     api_tokens,
     audit,
@@ -31,9 +32,11 @@ from ironcage_http.routes import (
     budget,
     budgets,
     ic_tokens,
+    keys,
     leases,
     ledger,
     me,
+    projects,
     providers,
     reports,
     system,
@@ -41,6 +44,7 @@ from ironcage_http.routes import (
     users,
 )
 from ironcage_http.routing import Route
+from ironcage_http.secret_watch import SecretWatch
 from ironcage_http.settings import Settings
 from ironcage_http.throttle import Throttle
 from ironcage_http.wire import encode
@@ -62,8 +66,11 @@ ROUTES: Final[Sequence[Route]] = (
     *api_tokens.ROUTES,
     *tokens.ROUTES,
     *agents.ROUTES,
+    *agent_keys.ROUTES,
     *ic_tokens.ROUTES,
     *providers.ROUTES,
+    *projects.ROUTES,
+    *keys.ROUTES,
     *budget.ROUTES,
     *reports.ROUTES,
     *budgets.ROUTES,
@@ -79,7 +86,9 @@ def wire(store: Store, settings: Settings) -> Wiring:
     """Return the ports of a control plane over a store."""
     previous = [settings.jwt_secret_previous] if settings.jwt_secret_previous else []
     hasher = Argon2PasswordHasher()
-    vault = NoVault() if settings.master_key is None else AesGcmVault(settings.master_key)
+    vault = (
+        NoVault() if settings.master_key is None else AesGcmVault(settings.master_key, settings.previous_master_keys)
+    )
     return Wiring(
         store=store,
         settings=settings,
@@ -113,7 +122,7 @@ def create_app(store: Store, settings: Settings) -> ASGIApp:
     app = Litestar(
         route_handlers=[*routers, *_documents(document), _metrics(wiring, metrics)],
         exception_handlers={HTTPException: on_http_exception, Exception: on_exception},
-        lifespan=[partial(maintained, wiring=wiring)],
+        lifespan=[partial(maintained, wiring=wiring, watch=SecretWatch(wiring, metrics))],
         request_max_body_size=settings.max_body_bytes,
         openapi_config=None,
         logging_config=None,

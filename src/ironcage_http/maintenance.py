@@ -14,6 +14,7 @@ from ironcage_core.errors import IroncageError
 from ironcage_core.services.audit_log import prune_audit_log
 from ironcage_core.services.expiry import sweep
 from ironcage_core.services.sessions import forget_sessions
+from ironcage_http.secret_watch import WATCH_EVERY_S, SecretWatch
 from ironcage_http.wiring import Wiring
 
 logger = logging.getLogger(__name__)
@@ -27,9 +28,10 @@ PRUNE_EVERY_S: Final = 3600.0
 
 
 @contextlib.asynccontextmanager
-async def maintained(_: object, *, wiring: Wiring) -> AsyncIterator[None]:
+async def maintained(_: object, *, wiring: Wiring, watch: SecretWatch) -> AsyncIterator[None]:
     """Keep a control plane in order while it serves; what was counted is written before it ends."""
     rounds: tuple[tuple[Callable[[], Awaitable[None]], float], ...] = (
+        (watch.look, WATCH_EVERY_S),
         (partial(_sweep, wiring), wiring.settings.sweep_s),
         (wiring.flush_counts, FLUSH_EVERY_S),
         (partial(_prune, wiring), PRUNE_EVERY_S),

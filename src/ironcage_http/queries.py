@@ -65,6 +65,14 @@ class Query:
 
         return self._read(name, reading)
 
+    def texts(self, name: str, *, longest: int = 100) -> tuple[str, ...]:
+        """Return the texts of a parameter that may be repeated, each of 1 to `longest` characters."""
+        values = tuple(dict.fromkeys(self._given.get(name, ())))
+        for value in values:
+            if problem := text_problem(value, longest=longest):
+                self.problems[name] = problem if value else "may not be empty"
+        return values
+
     def choice(self, name: str, allowed: Collection[C]) -> C | None:
         """Return one of the allowed words."""
 
@@ -125,12 +133,6 @@ class Query:
     def paging(self, *, per_page: int = 50) -> Paging:
         """Return which page is asked for; `per_page` is the default."""
         return Paging(self._integer("page", 1, MAX_PAGE), self._integer("per_page", per_page, MAX_PER_PAGE))
-
-    def unsupported(self, *names: str) -> None:
-        """Refuse parameters that have a meaning which is not there yet, rather than to answer as if it were."""
-        for name in names:
-            if name in self._given:
-                self.problems[name] = "is not supported yet"
 
     def _integer(self, name: str, default: int, most: int) -> int:
         def reading(value: str) -> int:

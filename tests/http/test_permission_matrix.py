@@ -56,6 +56,14 @@ MATRIX: Mapping[str, tuple[str, Any]] = {
     "GET /agents": ("M.....SSAA", None),
     "POST /agents": ("M.FFFFFSAA", {}),
     "GET /agents/{agent_id}": ("M..FF.SS.A", None),
+    "PUT /agents/{agent_id}": ("M..FF.SSAA", {"name": ""}),
+    "DELETE /agents/{dead_agent_id}": ("M.FFFFFSAA", None),
+    "POST /agents/{agent_id}/stop": ("M..FF.SSAA", {"reason": 1}),
+    "POST /agents/{agent_id}/start": ("M..FF.SSAA", None),
+    "GET /agents/{agent_id}/tokens": ("M..FF.SSAA", None),
+    "GET /agents/{agent_id}/providers": ("M..FF.SS.A", None),
+    "PUT /agents/{agent_id}/providers": ("M..FF.SSAA", {}),
+    "DELETE /agents/{agent_id}/providers/{other_key_id}": ("M..FF.SSAA", None),
     "GET /agents/{agent_id}/ic-token": ("M..FF.SSAA", None),
     "POST /agents/{agent_id}/ic-token": ("M..FF.SSAA", None),
     "POST /agents/{agent_id}/ic-token/regenerate": ("M..FF.SSAA", {"overlap_seconds": -1}),
@@ -63,6 +71,17 @@ MATRIX: Mapping[str, tuple[str, Any]] = {
     "GET /providers": ("M.....SSAA", None),
     "POST /providers": ("M.FFFFFSAA", {}),
     "GET /providers/{provider_id}": ("M.....SSAA", None),
+    "PUT /providers/{provider_id}": ("M.FFFFFSAA", {}),
+    "DELETE /providers/{unknown_key_id}": ("M.FFFFFSAA", None),
+    "GET /projects": ("M.....SSAA", None),
+    "POST /projects": ("M.FFFFFSAA", {}),
+    "GET /projects/{project_id}": ("M.....SSAA", None),
+    "PUT /projects/{project_id}": ("M.FFFFFSAA", {}),
+    "DELETE /projects/{project_id}": ("M.FFFFFSAA", None),
+    "POST /projects/{project_id}/provider": ("M.FFFFFSAA", {}),
+    "DELETE /projects/{project_id}/provider": ("M.FFFFFSAA", None),
+    "GET /keys": ("MWWWW.SSAA", None),
+    "POST /agents/provider-key": ("MWWWWWWWA.", {"provider": "x"}),
     "POST /budget/handshake": ("MWWWWWWWA.", {"runtime_version": "x"}),
     "POST /budget/report": ("MWWWWWWWA.", {}),
     "POST /budget/refresh": ("MWWWWWWWA.", {}),
@@ -85,6 +104,8 @@ def things(world: Stage) -> Mapping[str, str]:
     deleted = world.add_user("gone")
     admin = {"user": "admin"}
     assert world.send("DELETE", f"/users/{deleted}", **admin).status == 200
+    dead = world.agent()
+    assert world.send("DELETE", f"/agents/{dead.id}", **admin).status == 204
     lease = world.post("/budget/handshake", {}, token=agent.token)
     audit = world.get("/audit-logs", **admin).body["data"][0]["id"]
     made = world.post("/api-tokens", {"name": "subject"}, user="ann")
@@ -96,6 +117,10 @@ def things(world: Stage) -> Mapping[str, str]:
         "agent_id": agent.id,
         "tokenless_id": tokenless.id,
         "provider_id": world.key_id,
+        "project_id": "proj_master_001",
+        "unknown_key_id": "prov_" + "0" * 32,
+        "dead_agent_id": dead.id,
+        "other_key_id": world.other_key_id,
         "lease_id": lease.body["lease_id"],
         "audit_id": audit,
         "ic token": agent.token,
@@ -155,7 +180,8 @@ def test_a_route_opens_to_whom_the_matrix_names(
 
 def test_the_matrix_has_every_route() -> None:
     """A route that is added must be added here as well."""
-    names = {"{deleted_id}": "{user_id}", "{tokenless_id}": "{agent_id}"}
+    names = {"{deleted_id}": "{user_id}", "{tokenless_id}": "{agent_id}", "{unknown_key_id}": "{provider_id}"}
+    names |= {"{dead_agent_id}": "{agent_id}", "{other_key_id}": "{provider_id}"}
 
     tried = set()
     for line in MATRIX:
@@ -169,6 +195,12 @@ def test_the_matrix_has_every_route() -> None:
 VIEWERS_OWN = {
     "GET /agents/{agent_id}": None,
     "GET /agents/{agent_id}/ic-token": None,
+    "GET /agents/{agent_id}/tokens": None,
+    "GET /agents/{agent_id}/providers": None,
+    "PUT /agents/{agent_id}": "FORBIDDEN",
+    "POST /agents/{agent_id}/stop": "FORBIDDEN",
+    "POST /agents/{agent_id}/start": "FORBIDDEN",
+    "PUT /agents/{agent_id}/providers": "FORBIDDEN",
     "GET /budget?agent_id={agent_id}": None,
     "POST /agents/{agent_id}/ic-token/regenerate": "FORBIDDEN",
     "DELETE /agents/{agent_id}/ic-token": "FORBIDDEN",

@@ -85,9 +85,9 @@ def test_a_bad_value_is_named_and_not_echoed(name: str, value: str) -> None:
 
 def test_all_that_is_wrong_is_told_at_once() -> None:
     """One refusal for the whole query."""
-    query = Query({"page": ["0"], "sort": ["x"], "status": ["x"], "tag": ["a"], "is_enabled": ["true"]})
+    query = Query({"page": ["0"], "sort": ["x"], "status": ["x"], "tag": [""], "is_enabled": ["true"]})
     everything(query)
-    query.unsupported("tag", "color")
+    query.texts("tag")
 
     with pytest.raises(ValidationError) as refusal:
         query.check()
@@ -103,3 +103,14 @@ def test_a_day_that_ends_a_range_belongs_to_it() -> None:
     assert query.instant("to", is_end=True) == DAY + MS_PER_DAY
     assert query.instant("at", is_end=True) == DAY + MS_PER_S // 2
     query.check()
+
+
+def test_a_parameter_may_be_repeated_where_that_means_something() -> None:
+    """Each value once, in their order; each is judged."""
+    query = Query({"tag": ["b", "a", "b"], "mark": ["a", "x" * 6], "label": ["a", ""]})
+
+    assert query.texts("tag", longest=5) == ("b", "a")
+    assert query.texts("absent") == ()
+    query.texts("mark", longest=5)
+    query.texts("label")
+    assert query.problems == {"mark": "must have 1 to 5 characters", "label": "may not be empty"}

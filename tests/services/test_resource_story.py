@@ -110,15 +110,15 @@ def test_a_key_s_name_is_taken_once(world: World) -> None:
     add_key(world, name="main-2")
     world.agent()
 
-    page = world.store.read(partial(list_provider_keys, which=KeyFilter(), paging=Paging()))
-    seen = world.store.read(partial(provider_key_overview, key_id=key_id))
+    page = world.store.read(partial(list_provider_keys, which=KeyFilter(), paging=Paging(), principal=THE_ADMIN))
+    seen = world.store.read(partial(provider_key_overview, key_id=key_id, principal=THE_ADMIN))
 
     assert {each.key.id: each.agents for each in page.rows}[world.key_id] == 1
     assert page.total == 3
     assert (seen.key.name, seen.key.is_enabled, seen.agents) == ("main", 0, 0)
     for unknown in ("prov_" + "0" * 32, "openai"):
         with pytest.raises(ProviderNotFoundError):
-            world.store.read(partial(provider_key_overview, key_id=unknown))
+            world.store.read(partial(provider_key_overview, key_id=unknown, principal=THE_ADMIN))
 
 
 def replaced(world: World, agent: TestAgent, **wish: object) -> ReplacedIcToken:

@@ -1,13 +1,14 @@
-"""Agents: who may hold leases, and the state of their runtime as one table."""
+"""Agents: who may hold leases, the state of their runtime as one table, and what they may be labelled with."""
 
-from collections.abc import Mapping
+from collections.abc import Collection, Iterable, Mapping
 from types import MappingProxyType
-from typing import Final, Literal, NamedTuple
+from typing import Any, Final, Literal, NamedTuple
 
 from ironcage_core.domain.instants import Instant
+from ironcage_core.domain.texts import text_problem
 
 RuntimeStatus = Literal["idle", "running", "completed", "stopped", "failed"]
-RuntimeEvent = Literal["handshake", "last_lease_returned"]
+RuntimeEvent = Literal["handshake", "last_lease_returned", "stop", "start", "inactivation", "deletion"]
 
 RUNTIME_TRANSITIONS: Final[Mapping[tuple[RuntimeStatus, RuntimeEvent], RuntimeStatus]] = MappingProxyType(
     {
@@ -15,16 +16,35 @@ RUNTIME_TRANSITIONS: Final[Mapping[tuple[RuntimeStatus, RuntimeEvent], RuntimeSt
         ("completed", "handshake"): "running",
         ("stopped", "handshake"): "running",
         ("running", "last_lease_returned"): "stopped",
+        ("idle", "stop"): "stopped",
+        ("running", "stop"): "stopped",
+        ("completed", "stop"): "stopped",
+        ("completed", "start"): "idle",
+        ("stopped", "start"): "idle",
+        ("failed", "start"): "idle",
+        ("idle", "inactivation"): "stopped",
+        ("running", "inactivation"): "stopped",
+        ("completed", "inactivation"): "stopped",
+        ("running", "deletion"): "stopped",
     }
 )
-"""A pair that is missing leaves the state as it is. Source: contract resources.md 1.4."""
+"""A pair that is missing leaves the state as it is. Source: contract resources.md 1.2, 1.4 and 1.5."""
+
+MAX_TAGS: Final = 20
+LONGEST_TAG: Final = 50
+LONGEST_NAME: Final = 100
+LONGEST_DESCRIPTION: Final = 500
+
+ORPHANED: Final = "orphaned"
+ORIGINAL_OWNER: Final = "original-owner:"
 
 
 class Agent(NamedTuple):
     """One agent; a column each, in order.
 
-    `status` is what an admin set; `stop_hold` is an operator's stop that a retrying runtime cannot undo.
-    A deleted agent stays as a row, for its books.
+    `status` is what an admin set; `stop_hold` is an operator's stop that a retrying runtime cannot undo, and
+    `stopped_at` when somebody stopped it and nobody has started it since. A deleted agent stays as a row, for its
+    books.
     """
 
     id: str
@@ -51,3 +71,41 @@ class Agent(NamedTuple):
         if self.runtime_status == "failed":
             return "failed"
         return "stopped" if self.stop_hold else None
+
+
+def is_system_tag(tag: str) -> bool:
+    """Tell whether a tag is one that the server sets when an agent loses its owner."""
+    return tag == ORPHANED or tag.startswith(ORIGINAL_OWNER)
+
+
+def tidy_tags(tags: Iterable[str]) -> list[str]:
+    """Return tags without blanks around them, each once."""
+    return list(dict.fromkeys(tag.strip() for tag in tags))
+
+
+def tag_problems(tags: Iterable[Any], present: Collection[str] = ()) -> dict[str, str]:
+    """Return what is wrong with the tags that somebody gives an agent, by place.
+
+    Args:
+        tags: Each 1 to 50 characters without the blanks around it; at most 20 different ones. Tags that the server
+            sets do not count.
+        present: What the agent is tagged with: a tag that the server has set may be sent back, not made up.
+
+    Source: contract resources.md 1.1.
+    """
+    problems = {}
+    counted = set()
+    for place, given in enumerate(tags):
+        tag = given.strip() if isinstance(given, str) else given
+        problem = text_problem(tag, longest=LONGEST_TAG)
+        if isinstance(tag, str) and is_system_tag(tag):
+            if tag in present:
+                continue
+            problem = "is a tag that only the server sets"
+        if problem is not None:
+            problems[f"tags[{place}]"] = problem
+        else:
+            counted.add(tag)
+    if len(counted) > MAX_TAGS:
+        problems["tags"] = f"may have at most {MAX_TAGS} entries"
+    return problems

@@ -110,6 +110,10 @@ class ApiTokens(Protocol):
         """Return the user's tokens that are neither revoked nor rotated, oldest first; expired ones included."""
         ...
 
+    def unended_of_agent(self, agent_id: str) -> Sequence[ApiToken]:
+        """Return the tokens bound to the agent that are neither revoked nor rotated, oldest first."""
+        ...
+
     def put(self, token: ApiToken) -> None:
         """Store the token, new or changed."""
         ...

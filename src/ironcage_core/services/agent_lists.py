@@ -5,9 +5,10 @@ from dataclasses import dataclass, replace
 
 from ironcage_core.domain.access import Principal
 from ironcage_core.domain.agents import Agent
+from ironcage_core.domain.api_tokens import ApiToken
 from ironcage_core.domain.ic_tokens import IcTokenRecord
 from ironcage_core.domain.ledger import Balance
-from ironcage_core.ports.lists import AgentOrder, BalanceFilter, Page, Paging
+from ironcage_core.ports.lists import AgentOrder, ApiTokenFilter, BalanceFilter, Page, Paging
 from ironcage_core.ports.storage import UnitOfWork
 from ironcage_core.services.agent_records import own_agent, scope_of
 from ironcage_core.services.expiry import catch_up, catch_up_selected
@@ -58,3 +59,14 @@ def list_agents(
     keys, tokens = uow.provider_keys.ids_of(ids), uow.ic_tokens.active_of(ids)
     rows = [AgentOverview(agent, balance, keys.get(agent.id, ()), tokens.get(agent.id)) for agent, balance in page.rows]
     return Page(rows, page.total)
+
+
+def agent_tokens(uow: UnitOfWork, agent_id: str, paging: Paging, *, principal: Principal) -> Page[ApiToken]:
+    """Return one page of the API tokens bound to an agent, ended ones included, newest first.
+
+    Raises:
+        AgentNotFoundError: No such agent, or it was deleted.
+        ForbiddenError: It is another user's.
+    """
+    agent = own_agent(uow, agent_id, principal)
+    return uow.api_tokens.page(ApiTokenFilter(agent_id=agent.id, now=uow.now), paging)

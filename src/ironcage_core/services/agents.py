@@ -1,17 +1,20 @@
 """Agents: made with their budget, their keys and their IC token in one unit of work, or not at all."""
 
+import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from ironcage_core.domain.agents import Agent
+from ironcage_core.domain.access import Principal
+from ironcage_core.domain.agents import LONGEST_DESCRIPTION, LONGEST_NAME, Agent, tag_problems, tidy_tags
 from ironcage_core.domain.audit import Actor, AuditNote
 from ironcage_core.domain.ids import MASTER_PROJECT, is_id
 from ironcage_core.domain.ledger import Balance
 from ironcage_core.domain.money import Micros
 from ironcage_core.domain.texts import text_problem
-from ironcage_core.errors import InvalidProviderIdError, ProviderNotFoundError, ValidationError
+from ironcage_core.errors import ForbiddenError, ValidationError
 from ironcage_core.ports.secrecy import TokenSigner
 from ironcage_core.ports.storage import UnitOfWork
+from ironcage_core.services.agent_keys import checked_keys
 from ironcage_core.services.allocations import check_allocation
 from ironcage_core.services.ic_tokens import IssuedIcToken, issue_ic_token
 from ironcage_core.services.posting import post_adjustment
@@ -33,6 +36,9 @@ def create_agent(
     budget: Micros,
     owner_id: str,
     provider_key_ids: Sequence[str] = (),
+    description: str | None = None,
+    tags: Sequence[str] = (),
+    project_id: str = MASTER_PROJECT,
     actor: Actor,
     signer: TokenSigner,
 ) -> CreatedAgent:
@@ -44,22 +50,27 @@ def create_agent(
         budget: Allocation in micro-USD.
         owner_id: A live user.
         provider_key_ids: Enabled keys, the first is the primary one; duplicates are dropped.
+        description: At most 500 characters; an empty one is none.
+        tags: At most 20, each 1 to 50 characters; blanks around them and duplicates are dropped.
+        project_id: A project that exists.
         actor: Who creates it.
         signer: Makes the IC token.
 
     Raises:
-        ValidationError: A field breaks its rule; an unknown owner is on `owner_id`.
+        ValidationError: A field breaks its rule; an unknown owner is on `owner_id`, a project on `project_id`.
         InvalidProviderIdError, ProviderNotFoundError: A key id is malformed; unknown or disabled.
 
     Source: contract resources.md 1.2.
     """
-    _check_new(uow, name, budget, owner_id)
-    keys = _check_keys(uow, provider_key_ids)
+    problems = _problems_of_new(uow, name, budget, owner_id, project_id, description) | tag_problems(tags)
+    if problems:
+        raise ValidationError(problems)
+    keys = checked_keys(uow, provider_key_ids)
     agent = Agent(
         id=uow.new_id("agent"),
         name=name.strip(),
         owner_id=owner_id,
-        project_id=MASTER_PROJECT,
+        project_id=project_id,
         status="active",
         runtime_status="idle",
         stop_hold=0,
@@ -67,40 +78,84 @@ def create_agent(
         created_at=uow.now,
         updated_at=uow.now,
         deleted_at=None,
+        description=tidy_description(description),
+        tags=tags_text(tidy_tags(tags)),
     )
     uow.agents.put(agent)
     uow.balances.put(Balance(agent.id, uow.new_id("budget"), 0, 0, 0, 0, uow.now))
     balance = post_adjustment(uow, agent.id, budget, owner_id=owner_id, cause="initial", actor=actor.id)
     uow.provider_keys.assign(agent.id, keys)
     token = issue_ic_token(uow, agent.id, actor=actor, signer=signer)
-    created = {"name": agent.name, "owner_id": owner_id, "budget_micros": budget, "providers": keys}
+    created = {
+        "name": agent.name,
+        "owner_id": owner_id,
+        "project_id": project_id,
+        "budget_micros": budget,
+        "providers": keys,
+    }
     uow.audit.append(AuditNote("AGENT_CREATED", "agent", "agent", agent.id, actor, metadata=created))
     data = {"previous_state": None, "budget_spent_micros": 0}
     uow.feed.append("STATE_UPDATE", agent_id=agent.id, name="idle", data=data)
     return CreatedAgent(agent, balance, token)
 
 
-def _check_new(uow: UnitOfWork, name: str, budget: Micros, owner_id: str) -> None:
-    problems = {}
-    if problem := text_problem(name, longest=100):
-        problems["name"] = problem
+def _problems_of_new(
+    uow: UnitOfWork, name: str, budget: Micros, owner_id: str, project_id: str, description: str | None
+) -> dict[str, str]:
+    found = {
+        "name": name_problem(name),
+        "owner_id": owner_problem(uow, owner_id),
+        "project_id": project_problem(uow, project_id),
+        "description": description_problem(description),
+    }
+    problems = {field: problem for field, problem in found.items() if problem is not None}
     try:
         check_allocation(budget)
     except ValidationError as error:
         problems.update(error.fields)
-    owner = uow.users.find(owner_id) if is_id(owner_id, "user") else None
-    if owner is None or owner.status == "deleted":
-        problems["owner_id"] = "must be a live user"
-    if problems:
-        raise ValidationError(problems)
+    return problems
 
 
-def _check_keys(uow: UnitOfWork, key_ids: Sequence[str]) -> list[str]:
-    if not all(is_id(key_id, "prov") for key_id in key_ids):
-        raise InvalidProviderIdError("A provider key id is prov_ and 32 hex digits")
-    ordered = list(dict.fromkeys(key_ids))
-    for key_id in ordered:
-        key = uow.provider_keys.find(key_id)
-        if key is None or not key.is_enabled:
-            raise ProviderNotFoundError("No such enabled provider key")
-    return ordered
+def name_problem(name: object) -> str | None:
+    """Return what is wrong with an agent's name, or None."""
+    return text_problem(name, longest=LONGEST_NAME)
+
+
+def description_problem(description: str | None) -> str | None:
+    """Return what is wrong with an agent's description, or None; an empty one is none."""
+    tidy = tidy_description(description)
+    return None if tidy is None else text_problem(tidy, longest=LONGEST_DESCRIPTION)
+
+
+def tidy_description(description: str | None) -> str | None:
+    """Return a description without blanks around it, or None for an empty one."""
+    return (description or "").strip() or None
+
+
+def owner_problem(uow: UnitOfWork, owner_id: object) -> str | None:
+    """Return what is wrong with an agent's owner, or None."""
+    owner = uow.users.find(owner_id) if isinstance(owner_id, str) and is_id(owner_id, "user") else None
+    return "must be a live user" if owner is None or owner.status == "deleted" else None
+
+
+def project_problem(uow: UnitOfWork, project_id: str) -> str | None:
+    """Return what is wrong with an agent's project, or None."""
+    is_known = project_id.isascii() and uow.projects.find(project_id) is not None
+    return None if is_known else "must be a project that exists"
+
+
+def tags_text(tags: Sequence[str]) -> str:
+    """Return tags as they are stored."""
+    return json.dumps(tags, ensure_ascii=False)
+
+
+def project_for(principal: Principal, project_id: str | None) -> str:
+    """Return the project of a new agent: what is asked for, else what the principal's token is bound to, else master.
+
+    Raises:
+        ForbiddenError: The token is bound to another project.
+    """
+    bound = principal.bound_project
+    if bound is not None and project_id not in {None, bound}:
+        raise ForbiddenError("The token is bound to another project")
+    return project_id or bound or MASTER_PROJECT

@@ -7,9 +7,8 @@ from ironcage_core.domain.ic_tokens import IcTokenRecord
 from ironcage_core.domain.instants import Instant
 from ironcage_core.ports.secrecy import TokenSigner
 from ironcage_core.ports.storage import UnitOfWork
-from ironcage_core.services.expiry import catch_up
 from ironcage_core.services.ic_tokens import IssuedIcToken, regenerate_ic_token
-from ironcage_core.services.leasing import revoke_leases
+from ironcage_core.services.leasing import revoke_open_leases
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,7 +49,7 @@ def replace_ic_token(
     """
     had_one = uow.ic_tokens.find_active_of(agent_id) is not None
     issued = regenerate_ic_token(uow, agent_id, overlap_s=overlap_s, expires_at=expires_at, actor=actor, signer=signer)
-    revoked = _revoke_open_leases(uow, agent_id, "ic_token_regenerated", actor) if revokes_leases else 0
+    revoked = revoke_open_leases(uow, agent_id, reason="ic_token_regenerated", actor=actor) if revokes_leases else 0
     return ReplacedIcToken(issued, had_one and not overlap_s, revoked)
 
 
@@ -67,13 +66,7 @@ def revoke_ic_token(uow: UnitOfWork, agent_id: str, *, actor: Actor) -> IcTokenR
         return None
     ended = record._replace(status="revoked", revoked_at=uow.now, previous_hash=None, previous_until=None)
     uow.ic_tokens.put(ended)
-    revoked = _revoke_open_leases(uow, agent_id, "ic_token_revoked", actor)
+    revoked = revoke_open_leases(uow, agent_id, reason="ic_token_revoked", actor=actor)
     metadata = {"agent_id": agent_id, "leases_revoked": revoked}
     uow.audit.append(AuditNote("IC_TOKEN_REVOKED", "token", "ic_token", record.id, actor, metadata=metadata))
     return ended
-
-
-def _revoke_open_leases(uow: UnitOfWork, agent_id: str, reason: str, actor: Actor) -> int:
-    catch_up(uow, agent_id)
-    ids = [lease.id for lease in uow.leases.open_of(agent_id)]
-    return len(revoke_leases(uow, ids, reason=reason, actor=actor))

@@ -1,6 +1,6 @@
 """Leasing: the life of a lease after its handshake: refresh, return, revocation."""
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -278,3 +278,12 @@ def revoke_leases(uow: UnitOfWork, lease_ids: Sequence[str], *, reason: str, act
     for lease in revoked:
         uow.audit.append(AuditNote("LEASE_REVOKED", "budget", "lease", lease.id, actor, reason=reason))
     return revoked
+
+
+def revoke_open_leases(
+    uow: UnitOfWork, agent_id: str, *, key_ids: Collection[str] | None = None, reason: str, actor: Actor
+) -> int:
+    """Revoke the agent's open leases, or those on some provider keys only, and return how many there were."""
+    catch_up(uow, agent_id)
+    leases = [lease for lease in uow.leases.open_of(agent_id) if key_ids is None or lease.provider_key_id in key_ids]
+    return len(revoke_leases(uow, [lease.id for lease in leases], reason=reason, actor=actor))

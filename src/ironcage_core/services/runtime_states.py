@@ -5,12 +5,13 @@ from ironcage_core.ports.storage import UnitOfWork
 from ironcage_core.services.posting import balance_of
 
 
-def note_runtime_event(uow: UnitOfWork, agent: Agent, event: RuntimeEvent) -> None:
-    """Move the agent's runtime state, if the event changes it, and publish the change."""
+def note_runtime_event(uow: UnitOfWork, agent: Agent, event: RuntimeEvent) -> Agent:
+    """Move the agent's runtime state, if the event changes it, publish the change, and return the agent after it."""
     state = RUNTIME_TRANSITIONS.get((agent.runtime_status, event))
     if state is None:
-        return
-    uow.agents.put(agent._replace(runtime_status=state, updated_at=uow.now))
+        return agent
+    after = agent._replace(runtime_status=state, state_changed_at=uow.now, updated_at=uow.now)
+    uow.agents.put(after)
     uow.feed.append(
         "STATE_UPDATE",
         agent_id=agent.id,
@@ -21,3 +22,4 @@ def note_runtime_event(uow: UnitOfWork, agent: Agent, event: RuntimeEvent) -> No
             "reason": event,
         },
     )
+    return after

@@ -1,74 +1,45 @@
-"""Agents: create, list, get."""
+"""Agents: create, list, get, change, stop, start, delete."""
 
-import json
-from decimal import Decimal
-from typing import Any, Final, get_args
+from collections.abc import Mapping
+from typing import Final, get_args
 
-import msgspec
 from litestar.response.base import ASGIResponse
 
 from ironcage_core.domain.access import Principal
-from ironcage_core.domain.agents import RuntimeStatus
-from ironcage_core.domain.ids import MASTER_PROJECT
+from ironcage_core.domain.agents import LONGEST_TAG, Agent, RuntimeStatus
+from ironcage_core.domain.api_tokens import ApiToken
+from ironcage_core.domain.instants import Instant
 from ironcage_core.domain.money import Micros, parse_usd
 from ironcage_core.errors import ValidationError
 from ironcage_core.ports.lists import AgentOrder, BalanceFilter, Page
 from ironcage_core.ports.storage import UnitOfWork
-from ironcage_core.services.agent_lists import AgentOverview, agent_overview, list_agents
-from ironcage_core.services.agent_records import STATUSES, status_of
-from ironcage_core.services.agents import create_agent
-from ironcage_http.calls import NO_STORE, Call, answer, listed
+from ironcage_core.services.agent_changes import check_may_change, delete_agent, update_agent
+from ironcage_core.services.agent_keys import in_order
+from ironcage_core.services.agent_lists import AgentOverview, agent_overview, agent_tokens, list_agents
+from ironcage_core.services.agent_records import STATUSES, own_agent
+from ironcage_core.services.agent_states import StoppedAgent, start_agent, stop_agent
+from ironcage_core.services.agents import create_agent, project_for
+from ironcage_http.calls import NO_STORE, Call, answer, listed, nothing
 from ironcage_http.queries import Query
+from ironcage_http.routes.agent_views import (
+    AgentBody,
+    AgentChangeBody,
+    AgentView,
+    BoundTokenView,
+    StartedView,
+    StopBody,
+    StoppedView,
+    TokenOfAgentView,
+    agent_view,
+    bound_token_view,
+    fields_sent,
+    names_sent,
+)
 from ironcage_http.routing import Route
-from ironcage_http.wire import amount, moment
+from ironcage_http.wire import moment
 
 RUNTIME_STATUSES: Final[tuple[RuntimeStatus, ...]] = get_args(RuntimeStatus)
 ORDERS: Final[tuple[AgentOrder, ...]] = get_args(AgentOrder)
-
-
-class AgentBody(msgspec.Struct, frozen=True):
-    """A new agent."""
-
-    name: str
-    budget: Decimal
-    providers: list[str] | None = None
-    provider_key_id: str | None = None
-    owner_id: str | None = None
-    project_id: str | None = None
-    description: Any = None
-    tags: Any = None
-
-
-class TokenOfAgentView(msgspec.Struct, frozen=True):
-    """What may be told of an agent's IC token; its value only where it was just made."""
-
-    id: str
-    created_at: str | None
-    last_used_at: str | None
-    token: str | msgspec.UnsetType = msgspec.UNSET
-
-
-class AgentView(msgspec.Struct, frozen=True):
-    """An agent and its budget, in USD."""
-
-    id: str
-    name: str
-    description: str | None
-    tags: list[str]
-    owner_id: str
-    project_id: str
-    providers: list[str]
-    provider_key_id: str | None
-    budget: Decimal
-    spent: Decimal
-    held: Decimal
-    remaining: Decimal
-    percent_used: Decimal
-    status: str
-    runtime_status: str
-    ic_token: TokenOfAgentView | None
-    created_at: str | None
-    updated_at: str | None
 
 
 async def create(call: Call) -> ASGIResponse:
@@ -78,8 +49,7 @@ async def create(call: Call) -> ASGIResponse:
 
     def run(uow: UnitOfWork) -> tuple[AgentOverview, str]:
         principal = who(uow)
-        wish = body.value()
-        return _create(uow, wish, principal, call)
+        return _create(uow, body.value(), principal, call)
 
     seen, value = await call.write(run)
     record = seen.ic_token
@@ -88,39 +58,38 @@ async def create(call: Call) -> ASGIResponse:
 
 
 def _create(uow: UnitOfWork, wish: AgentBody, principal: Principal, call: Call) -> tuple[AgentOverview, str]:
-    budget = _readable(wish)
-    first = [] if wish.provider_key_id is None else [wish.provider_key_id]
-    created = create_agent(
-        uow,
-        name=wish.name,
-        budget=budget,
-        owner_id=principal.user_id if wish.owner_id is None else wish.owner_id,
-        provider_key_ids=[*first, *(wish.providers or ())],
-        actor=principal.actor,
-        signer=call.wiring.ic_signer,
-    )
+    project_id = project_for(principal, wish.project_id)
+    budget, unreadable = _budget(wish)
+    try:
+        created = create_agent(
+            uow,
+            name=wish.name,
+            budget=budget,
+            owner_id=principal.user_id if wish.owner_id is None else wish.owner_id,
+            provider_key_ids=in_order(wish.provider_key_id, wish.providers),
+            description=wish.description,
+            tags=wish.tags or (),
+            project_id=project_id,
+            actor=principal.actor,
+            signer=call.wiring.ic_signer,
+        )
+    except ValidationError as error:
+        raise ValidationError({**error.fields, **unreadable}) from None
     return agent_overview(uow, created.agent.id, principal), created.ic_token.value
 
 
-def _readable(wish: AgentBody) -> Micros:
-    problems = {name: "is not supported yet" for name in ("description", "tags") if getattr(wish, name)}
-    if wish.project_id not in {None, MASTER_PROJECT}:
-        problems["project_id"] = "is not supported yet"
-    budget = 0
+def _budget(wish: AgentBody) -> tuple[Micros, Mapping[str, str]]:
+    """Return the budget, or one that no agent may have and what is wrong with the text of it."""
     try:
-        budget = parse_usd(wish.budget, field="budget")
+        return parse_usd(wish.budget, field="budget"), {}
     except ValidationError as error:
-        problems.update(error.fields)
-    if problems:
-        raise ValidationError(problems)
-    return budget
+        return 0, error.fields
 
 
 async def list_all(call: Call) -> ASGIResponse:
     """List agents: an admin's are all."""
     who = call.user()
     query = Query(call.query)
-    query.unsupported("tag")
     paging = query.paging()
     order, descending = query.sort(ORDERS, default="-created_at")
     which = BalanceFilter(
@@ -130,6 +99,7 @@ async def list_all(call: Call) -> ASGIResponse:
         runtime_status=query.choice("runtime_status", RUNTIME_STATUSES),
         project_id=query.id("project_id", "proj"),
         provider_key_id=query.id("provider_id", "prov"),
+        tags=query.texts("tag", longest=LONGEST_TAG),
     )
 
     def run(uow: UnitOfWork) -> Page[AgentOverview]:
@@ -148,39 +118,86 @@ async def get(call: Call) -> ASGIResponse:
     return answer(agent_view(seen))
 
 
-def agent_view(seen: AgentOverview, token: TokenOfAgentView | None = None) -> AgentView:
-    """Return an agent as it goes on the wire; `token` is the one that was just made."""
-    agent, balance, record = seen.agent, seen.balance, seen.ic_token
-    known = None
-    if record is not None:
-        known = TokenOfAgentView(record.id, moment(record.created_at), moment(record.last_used_at))
-    return AgentView(
-        id=agent.id,
-        name=agent.name,
-        description=agent.description,
-        tags=json.loads(agent.tags),
-        owner_id=agent.owner_id,
-        project_id=agent.project_id,
-        providers=list(seen.provider_key_ids),
-        provider_key_id=next(iter(seen.provider_key_ids), None),
-        budget=amount(balance.allocated),
-        spent=amount(balance.spent),
-        held=amount(balance.held),
-        remaining=amount(balance.remaining),
-        percent_used=balance.percent_used,
-        status=status_of(agent, balance),
+async def update(call: Call) -> ASGIResponse:
+    """Change an agent."""
+    who = call.user()
+    body = call.read(AgentChangeBody)
+
+    def run(uow: UnitOfWork) -> AgentOverview:
+        principal = who(uow)
+        body.check_syntax()
+        agent = own_agent(uow, call.path["agent_id"], principal)
+        check_may_change(principal, names_sent(body))
+        update_agent(uow, agent.id, fields_sent(body.value()), principal=principal)
+        return agent_overview(uow, agent.id, principal)
+
+    return answer(agent_view(await call.write(run)))
+
+
+async def delete(call: Call) -> ASGIResponse:
+    """Delete an agent and its credentials; its books stay."""
+    who = call.user()
+    await call.write(lambda uow: delete_agent(uow, call.path["agent_id"], principal=who(uow)))
+    return nothing()
+
+
+async def stop(call: Call) -> ASGIResponse:
+    """Stop an agent until somebody starts it."""
+    who = call.user()
+    body = call.read(StopBody, may_be_empty=True)
+
+    def run(uow: UnitOfWork) -> StoppedAgent:
+        principal = who(uow)
+        body.check_syntax()
+        agent = own_agent(uow, call.path["agent_id"], principal)
+        return stop_agent(uow, agent.id, reason=body.value().reason, principal=principal)
+
+    stopped = await call.write(run)
+    agent = stopped.agent
+    view = StoppedView(
+        success=True,
+        agent_id=agent.id,
         runtime_status=agent.runtime_status,
-        ic_token=known if token is None else token,
-        created_at=moment(agent.created_at),
-        updated_at=moment(agent.updated_at),
+        stop_hold=bool(agent.stop_hold),
+        leases_revoked=stopped.leases_revoked,
+        stopped_at=moment(agent.stopped_at),
     )
+    return answer(view)
+
+
+async def start(call: Call) -> ASGIResponse:
+    """Permit an agent's next handshake; whatever the body is, it says nothing."""
+    who = call.user()
+
+    def run(uow: UnitOfWork) -> Agent:
+        return start_agent(uow, call.path["agent_id"], principal=who(uow))
+
+    agent = await call.write(run)
+    return answer(StartedView(agent.id, agent.runtime_status, bool(agent.stop_hold)))
+
+
+async def list_tokens(call: Call) -> ASGIResponse:
+    """List the API tokens that are bound to an agent."""
+    who = call.user()
+    query = Query(call.query)
+    paging = query.paging()
+
+    def run(uow: UnitOfWork) -> tuple[Page[ApiToken], Instant]:
+        principal = who(uow)
+        agent = own_agent(uow, call.path["agent_id"], principal)
+        query.check()
+        return agent_tokens(uow, agent.id, paging, principal=principal), uow.now
+
+    page, now = await call.see(run)
+    return listed(page, paging, [bound_token_view(token, now) for token in page.rows])
 
 
 ROUTES: Final[tuple[Route, ...]] = (
     Route(
         "POST", "/agents", create, "Create an agent with its budget, its provider keys and its IC token",
         body=AgentBody, answer=AgentView, status=201, action="agents.manage", limit="create",
-        codes=("INVALID_PROVIDER_ID", "PROVIDER_NOT_FOUND"), example={"name": "worker", "budget": 25},
+        codes=("INVALID_PROVIDER_ID", "PROVIDER_NOT_FOUND", "FORBIDDEN"),
+        example={"name": "worker", "budget": 25},
     ),
     Route(
         "GET", "/agents", list_all, "List agents: all for an admin, else one's own", action="agents.list", limit="read",
@@ -189,5 +206,28 @@ ROUTES: Final[tuple[Route, ...]] = (
     Route(
         "GET", "/agents/{agent_id}", get, "Show an agent and its budget", action="agents.read", limit="read",
         answer=AgentView, codes=("AGENT_NOT_FOUND", "FORBIDDEN"),
+    ),
+    Route(
+        "PUT", "/agents/{agent_id}", update, "Change an agent", action="agents.write", limit="update",
+        body=AgentChangeBody, answer=AgentView,
+        codes=("AGENT_NOT_FOUND", "FORBIDDEN", "NO_FIELDS_PROVIDED", "INVALID_PROVIDER_ID", "PROVIDER_NOT_FOUND"),
+        example={"name": "night shift", "tags": ["prod"]},
+    ),
+    Route(
+        "DELETE", "/agents/{agent_id}", delete, "Delete an agent and its credentials; its books stay",
+        action="agents.manage", limit="delete", status=204, codes=("AGENT_NOT_FOUND", "FORBIDDEN"),
+    ),
+    Route(
+        "POST", "/agents/{agent_id}/stop", stop, "Stop an agent until somebody starts it", action="agents.stop",
+        limit="agent_status", body=StopBody, answer=StoppedView, codes=("AGENT_NOT_FOUND", "FORBIDDEN"),
+        example={"reason": "runs wild"},
+    ),
+    Route(
+        "POST", "/agents/{agent_id}/start", start, "Permit an agent's next handshake", action="agents.stop",
+        limit="agent_status", answer=StartedView, codes=("AGENT_NOT_FOUND", "FORBIDDEN"),
+    ),
+    Route(
+        "GET", "/agents/{agent_id}/tokens", list_tokens, "List the API tokens that are bound to an agent",
+        action="agents.list_tokens", limit="read", answer=BoundTokenView, codes=("AGENT_NOT_FOUND", "FORBIDDEN"),
     ),
 )  # fmt: skip

@@ -77,6 +77,11 @@ class SqliteApiTokens:
         where = "api_tokens WHERE user_id = ? AND revoked_at IS NULL AND rotated_at IS NULL ORDER BY id"
         return self.table.rows(where, (user_id,))
 
+    def unended_of_agent(self, agent_id: str) -> Sequence[ApiToken]:
+        """Return the tokens bound to the agent that are neither revoked nor rotated, oldest first."""
+        where = "api_tokens WHERE agent_id = ? AND revoked_at IS NULL AND rotated_at IS NULL ORDER BY id"
+        return self.table.rows(where, (agent_id,))
+
     def put(self, token: ApiToken) -> None:
         """Store the token, new or changed."""
         self.table.put(token)

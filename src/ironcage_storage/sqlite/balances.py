@@ -1,5 +1,6 @@
 """The budget of each agent."""
 
+import json
 from collections.abc import Iterator, Mapping
 from typing import Final
 
@@ -13,6 +14,7 @@ _STATUS = (
     "CASE WHEN a.status = 'inactive' THEN 'inactive' WHEN b.spent >= b.allocated THEN 'exhausted' ELSE 'active' END"
 )
 _HAS_KEY: Final = "a.id IN (SELECT agent_id FROM agent_providers WHERE provider_key_id = ?)"
+_HAS_TAGS: Final = "NOT EXISTS (SELECT value FROM json_each(?) EXCEPT SELECT value FROM json_each(a.tags))"
 _ORDERS: Final[Mapping[AgentOrder, str]] = {
     "name": "a.name COLLATE NOCASE",
     "budget": "b.allocated",
@@ -71,6 +73,7 @@ def _selection(which: BalanceFilter) -> tuple[str, tuple[object, ...]]:
             "a.runtime_status = ?": which.runtime_status,
             "a.project_id = ?": which.project_id,
             _HAS_KEY: which.provider_key_id,
+            _HAS_TAGS: json.dumps(which.tags) if which.tags else None,
         }
     )
     return f"FROM agents a JOIN agent_budgets b ON b.agent_id = a.id WHERE a.deleted_at IS NULL AND {terms}", parameters

@@ -20,7 +20,9 @@ STATEMENTS: Final = (
         PRIMARY KEY (project_id, provider)
     ) STRICT, WITHOUT ROWID""",
     "CREATE INDEX project_providers_key ON project_providers (provider_key_id, project_id)",
+    "CREATE INDEX sessions_expiry ON sessions (expires_at)",
     "CREATE INDEX agents_project ON agents (project_id, id)",
+    "CREATE INDEX leases_open_on_key ON leases (provider_key_id) WHERE due_at IS NOT NULL",
     "ALTER TABLE agents ADD COLUMN state_changed_at INTEGER",
     "ALTER TABLE agents ADD COLUMN stopped_at INTEGER",
     "ALTER TABLE provider_keys ADD COLUMN description TEXT",

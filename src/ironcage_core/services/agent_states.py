@@ -1,0 +1,96 @@
+"""Agent states: an operator stops an agent's runtime, or lets it start again.
+
+A stop holds: no handshake undoes it. To ask for what is so already changes nothing.
+
+Source: contract resources.md 1.4.
+"""
+
+from dataclasses import dataclass
+
+from ironcage_core.domain.access import Principal
+from ironcage_core.domain.agents import Agent
+from ironcage_core.domain.audit import Actor, AuditNote
+from ironcage_core.domain.texts import text_problem
+from ironcage_core.errors import ValidationError
+from ironcage_core.ports.storage import UnitOfWork
+from ironcage_core.services.agent_records import own_agent
+from ironcage_core.services.leasing import revoke_open_leases
+from ironcage_core.services.runtime_states import note_runtime_event
+
+LONGEST_REASON = 500
+
+
+@dataclass(frozen=True, slots=True)
+class StoppedAgent:
+    """An agent that was stopped, now or before, and how many leases that ended now."""
+
+    agent: Agent
+    leases_revoked: int
+
+
+def stop_agent(uow: UnitOfWork, agent_id: str, *, reason: str | None = None, principal: Principal) -> StoppedAgent:
+    """Stop an agent: what it has lent goes back to its budget, and no money is granted until it is started.
+
+    An agent that has failed stays so, and its leases end all the same.
+
+    Args:
+        uow: The open unit of work.
+        agent_id: Which agent.
+        reason: For the audit log, at most 500 characters.
+        principal: Its owner or an admin.
+
+    Raises:
+        AgentNotFoundError, ForbiddenError: As `own_agent` says.
+        ValidationError: A bad reason.
+    """
+    agent = own_agent(uow, agent_id, principal)
+    reason = (reason or "").strip() or None
+    if reason is not None and (problem := text_problem(reason, longest=LONGEST_REASON)):
+        raise ValidationError({"reason": problem})
+    revoked = revoke_open_leases(uow, agent.id, reason="agent_stopped", actor=principal.actor)
+    moved = note_runtime_event(uow, agent, "stop")
+    stopped = moved._replace(
+        stop_hold=agent.stop_hold if moved.runtime_status == "failed" else 1,
+        stopped_at=uow.now if agent.stopped_at is None else agent.stopped_at,
+    )
+    if stopped != agent:
+        stopped = stopped._replace(updated_at=uow.now)
+        uow.agents.put(stopped)
+    if stopped != agent or revoked:
+        _note(uow, "AGENT_STOPPED", agent, stopped, principal.actor, reason=reason, leases_revoked=revoked)
+    return StoppedAgent(stopped, revoked)
+
+
+def start_agent(uow: UnitOfWork, agent_id: str, *, principal: Principal) -> Agent:
+    """Permit an agent's next handshake; no process is started.
+
+    Raises:
+        AgentNotFoundError, ForbiddenError: As `own_agent` says.
+    """
+    agent = own_agent(uow, agent_id, principal)
+    moved = note_runtime_event(uow, agent, "start")
+    if moved == agent:
+        return agent
+    started = moved._replace(stop_hold=0, stopped_at=None, failure_reason=None)
+    uow.agents.put(started)
+    _note(uow, "AGENT_STARTED", agent, started, principal.actor)
+    return started
+
+
+def _note(
+    uow: UnitOfWork,
+    operation: str,
+    before: Agent,
+    after: Agent,
+    actor: Actor,
+    *,
+    reason: str | None = None,
+    **metadata: object,
+) -> None:
+    sides = (("before", before), ("after", after))
+    changes = {
+        side: {"runtime_status": agent.runtime_status, "stop_hold": bool(agent.stop_hold)} for side, agent in sides
+    }
+    uow.audit.append(
+        AuditNote(operation, "agent", "agent", after.id, actor, reason=reason, changes=changes, metadata=metadata)
+    )
