@@ -3,9 +3,10 @@
 import inspect
 from pathlib import Path
 
-from ironcage_core import errors
-from ironcage_core.errors import IroncageError
+from ironcage_core.errors import access, faults, identity, money, resources
+from ironcage_core.errors.tree import IroncageError
 
+_MODULES = {"ironcage_core.errors.tree", *(module.__name__ for module in (access, faults, identity, money, resources))}
 PAGE = Path(__file__).parent.parent / "docs" / "reference" / "errors.md"
 HEAD = """# Errors
 
@@ -26,7 +27,9 @@ def page() -> str:
 
 
 def _tree(error: type[IroncageError]) -> list[type[IroncageError]]:
-    children = [child for child in error.__subclasses__() if child.__module__ == errors.__name__]
+    children = sorted(
+        (child for child in error.__subclasses__() if child.__module__ in _MODULES), key=lambda child: child.__name__
+    )
     return [error, *(grandchild for child in children for grandchild in _tree(child))]
 
 

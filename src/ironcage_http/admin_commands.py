@@ -14,7 +14,7 @@ import click
 
 from ironcage_core.domain.audit import SYSTEM
 from ironcage_core.domain.users import User, password_problem
-from ironcage_core.errors import ValidationError
+from ironcage_core.errors.tree import ValidationError
 from ironcage_core.ports.storage import UnitOfWork
 from ironcage_core.services.accounts import add_user, first_admin, user_problems
 from ironcage_core.services.logins import find_account

@@ -12,7 +12,7 @@ import click
 from rich.console import Console
 
 from ironcage_core.domain.ids import is_id
-from ironcage_core.errors import IroncageError
+from ironcage_core.errors.tree import IroncageError
 from ironcage_core.services.verify import verify as verify_books
 from ironcage_http.admin_commands import admin
 from ironcage_http.command_errors import Refused

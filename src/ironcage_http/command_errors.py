@@ -6,7 +6,7 @@ from typing import Final
 
 import click
 
-from ironcage_core.errors import IroncageError, RefusalError, UnavailableError
+from ironcage_core.errors.tree import IroncageError, RefusalError, UnavailableError
 
 CANNOT_START: Final = 3
 

@@ -16,13 +16,8 @@ from ironcage_core.domain.access import Origin
 from ironcage_core.domain.audit import LONGEST_USER_AGENT, AuditNote
 from ironcage_core.domain.instants import MS_PER_S
 from ironcage_core.domain.rate_limits import Rate
-from ironcage_core.errors import (
-    AgentTokenForbiddenError,
-    ForbiddenError,
-    InsufficientScopeError,
-    IroncageError,
-    SessionRequiredError,
-)
+from ironcage_core.errors.access import AgentTokenForbiddenError, InsufficientScopeError, SessionRequiredError
+from ironcage_core.errors.tree import ForbiddenError, IroncageError
 from ironcage_http.calls import Call
 from ironcage_http.client_address import client_address
 from ironcage_http.errors import refused

@@ -10,22 +10,22 @@ from litestar.exceptions import HTTPException
 from litestar.response.base import ASGIResponse
 
 from ironcage_core.domain.instants import MS_PER_S
-from ironcage_core.errors import (
+from ironcage_core.errors.access import CostCapReachedError, CostQuotaExceededError, RateLimitExceededError
+from ironcage_core.errors.money import (
     BudgetBelowSpentError,
     BudgetChangedError,
     BudgetDecreaseRequiresConfirmationError,
     BudgetExceededError,
     BudgetUnchangedError,
+    RequestIdConflictError,
+)
+from ironcage_core.errors.tree import (
     ConflictError,
-    CostCapReachedError,
-    CostQuotaExceededError,
     CredentialError,
     ForbiddenError,
     IroncageError,
     NotFoundError,
-    RateLimitExceededError,
     RefusalError,
-    RequestIdConflictError,
     TooManyRequestsError,
     UnavailableError,
 )

@@ -14,7 +14,8 @@ from ironcage_core.domain.access import Origin, Principal, check_password, judge
 from ironcage_core.domain.ic_tokens import AgentIdentity, PresentedIcToken
 from ironcage_core.domain.limit_classes import LIMITS, LimitClass
 from ironcage_core.domain.rate_limits import Taken
-from ironcage_core.errors import AgentTokenForbiddenError, CredentialError, InvalidTokenError, WrongTokenTypeError
+from ironcage_core.errors.access import AgentTokenForbiddenError, InvalidTokenError, WrongTokenTypeError
+from ironcage_core.errors.tree import CredentialError
 from ironcage_core.ports.storage import UnitOfWork
 from ironcage_core.services.api_tokens import authenticate_api_token
 from ironcage_core.services.ic_tokens import authenticate

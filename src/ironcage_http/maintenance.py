@@ -10,7 +10,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 from functools import partial
 from typing import Final
 
-from ironcage_core.errors import IroncageError
+from ironcage_core.errors.tree import IroncageError
 from ironcage_core.services.audit_log import prune_audit_log
 from ironcage_core.services.expiry import sweep
 from ironcage_core.services.sessions import forget_sessions

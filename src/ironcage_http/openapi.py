@@ -11,7 +11,7 @@ from typing import Any, Final
 import msgspec
 
 from ironcage_core.domain.permissions import Rule
-from ironcage_core.errors import IroncageError
+from ironcage_core.errors.tree import IroncageError
 from ironcage_http.errors import status_of
 from ironcage_http.routing import Route
 

@@ -12,7 +12,7 @@ from typing import Final, TypeVar
 from ironcage_core.domain.ids import MASTER_PROJECT, ORPHANED_PROJECT, Prefix, is_id
 from ironcage_core.domain.instants import MS_PER_DAY, Instant, parse_instant
 from ironcage_core.domain.texts import text_problem
-from ironcage_core.errors import ValidationError
+from ironcage_core.errors.tree import ValidationError
 from ironcage_core.ports.lists import Paging
 
 C = TypeVar("C", bound=str)

@@ -12,7 +12,7 @@ import msgspec
 
 from ironcage_core.domain.ic_tokens import AgentIdentity
 from ironcage_core.domain.instants import MS_PER_S, Instant, parse_instant
-from ironcage_core.errors import ValidationError
+from ironcage_core.errors.tree import ValidationError
 from ironcage_core.ports.storage import UnitOfWork
 from ironcage_core.services.granting import check_may_call
 from ironcage_http.calls import Call

@@ -17,7 +17,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Final
 
-from ironcage_core.errors import StartupError
+from ironcage_core.errors.tree import StartupError
 from ironcage_storage.sealed.vault import MasterKey
 
 SUFFIX: Final = ".secrets"

@@ -9,7 +9,7 @@ from functools import partial
 from rich.console import Console
 
 from ironcage_core.domain.users import User, password_problem
-from ironcage_core.errors import StartupError
+from ironcage_core.errors.tree import StartupError
 from ironcage_core.ports.secrecy import PasswordHasher
 from ironcage_core.ports.storage import Store
 from ironcage_core.services.accounts import first_admin

@@ -17,7 +17,7 @@ from ironcage_core.domain.instants import MS_PER_S
 from ironcage_core.domain.leases import LeasePolicy
 from ironcage_core.domain.limit_classes import LimitClass
 from ironcage_core.domain.rate_limits import Rate
-from ironcage_core.errors import StartupError
+from ironcage_core.errors.tree import StartupError
 from ironcage_http import variables as v
 from ironcage_http.environment import Environment, Variable
 from ironcage_http.settings_secrets import Deployment, FirstAdmin, Secrets, read_first_admin, read_secrets

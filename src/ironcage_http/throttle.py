@@ -8,7 +8,7 @@ Source: contract identity.md 3 and 8.
 from ironcage_core.domain.instants import MS_PER_S, Instant
 from ironcage_core.domain.limit_classes import LIMITS, LimitClass
 from ironcage_core.domain.rate_limits import FailureWindow, Taken
-from ironcage_core.errors import RateLimitExceededError
+from ironcage_core.errors.access import RateLimitExceededError
 from ironcage_core.ports.rate_limits import RateLimits
 from ironcage_http.settings import Settings
 

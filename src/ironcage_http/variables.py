@@ -16,7 +16,7 @@ from urllib.parse import unquote, urlsplit
 from ironcage_core.domain.limit_classes import LIMITS, LimitClass, parse_overrides
 from ironcage_core.domain.money import MICROS_PER_USD, Micros, parse_usd
 from ironcage_core.domain.rate_limits import Rate
-from ironcage_core.errors import StartupError, ValidationError
+from ironcage_core.errors.tree import StartupError, ValidationError
 from ironcage_http.environment import UnsupportedError, Variable
 from ironcage_storage.sealed.tokens import MIN_SECRET_CHARS
 from ironcage_storage.sealed.vault import MasterKey

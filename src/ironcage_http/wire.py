@@ -14,7 +14,7 @@ import msgspec
 
 from ironcage_core.domain.instants import Instant, format_instant
 from ironcage_core.domain.money import Micros, usd
-from ironcage_core.errors import RefusalError, ValidationError
+from ironcage_core.errors.tree import RefusalError, ValidationError
 
 S = TypeVar("S", bound=msgspec.Struct)
 

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from ironcage_core.domain.price_tables import PRICE_UNIT, parse_price_table, parse_usd_per_token_table
 from ironcage_core.domain.prices import PriceTable
-from ironcage_core.errors import ValidationError
+from ironcage_core.errors.tree import ValidationError
 
 
 @cache

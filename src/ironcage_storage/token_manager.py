@@ -20,13 +20,8 @@ from ironcage_core.domain.money import MICROS_PER_USD, Micros, parse_usd
 from ironcage_core.domain.quotas import check_quotas
 from ironcage_core.domain.texts import text_problem
 from ironcage_core.domain.users import User
-from ironcage_core.errors import (
-    CostCapReachedError,
-    CredentialError,
-    InvalidTokenError,
-    QuotaExceededError,
-    ValidationError,
-)
+from ironcage_core.errors.access import CostCapReachedError, InvalidTokenError, QuotaExceededError
+from ironcage_core.errors.tree import CredentialError, ValidationError
 from ironcage_core.ports.storage import UnitOfWork
 from ironcage_core.services.accounts import add_user
 from ironcage_core.services.api_token_changes import revoke_api_token, update_api_token

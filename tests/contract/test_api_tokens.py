@@ -8,7 +8,7 @@ import pytest
 
 from ironcage_core.domain.api_tokens import ApiToken, TokenUse
 from ironcage_core.domain.instants import MS_PER_DAY
-from ironcage_core.errors import InvariantViolationError
+from ironcage_core.errors.faults import InvariantViolationError
 from ironcage_core.ports.lists import ApiTokenFilter, ApiTokenOrder, Paging, TokenFilter
 from ironcage_core.ports.storage import UnitOfWork
 from ironcage_storage.sqlite.store import SqliteStore

@@ -4,7 +4,7 @@ import sqlite3
 
 import pytest
 
-from ironcage_core.errors import InvariantViolationError
+from ironcage_core.errors.faults import InvariantViolationError
 from ironcage_core.ports.storage import UnitOfWork
 from ironcage_storage.sqlite.store import SqliteStore
 from tests.support.rows import (

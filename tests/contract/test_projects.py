@@ -8,7 +8,7 @@ import pytest
 from ironcage_core.domain.ids import MASTER_PROJECT, ORPHANED_PROJECT
 from ironcage_core.domain.projects import Project, ProjectKey
 from ironcage_core.domain.users import UsageLimit
-from ironcage_core.errors import InvariantViolationError
+from ironcage_core.errors.faults import InvariantViolationError
 from ironcage_core.ports.lists import Paging, ProjectFilter, ProjectOrder, ProjectTotals
 from ironcage_core.ports.storage import UnitOfWork
 from ironcage_storage.sqlite.store import SqliteStore

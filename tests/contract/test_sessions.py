@@ -3,7 +3,7 @@
 import pytest
 
 from ironcage_core.domain.sessions import DEFAULT_SESSION_POLICY, FoundRefresh, Session, opened, revoked, rotated
-from ironcage_core.errors import IroncageError
+from ironcage_core.errors.tree import IroncageError
 from ironcage_core.ports.storage import UnitOfWork
 from ironcage_storage.sqlite.store import SqliteStore
 from tests.support.rows import fresh_id, user_row

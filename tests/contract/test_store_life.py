@@ -8,7 +8,7 @@ from collections.abc import Callable
 import pytest
 
 from ironcage_core.domain.ledger import Entry
-from ironcage_core.errors import UnavailableError
+from ironcage_core.errors.tree import UnavailableError
 from ironcage_core.ports.lists import EntryFilter, Page, Paging
 from ironcage_core.ports.storage import UnitOfWork
 from ironcage_core.services.accounts import set_monthly_cap

@@ -3,7 +3,7 @@
 import pytest
 
 from ironcage_core.domain.users import UnknownLogin
-from ironcage_core.errors import IroncageError
+from ironcage_core.errors.tree import IroncageError
 from ironcage_core.ports.storage import UnitOfWork
 from ironcage_storage.sqlite.store import SqliteStore
 from ironcage_storage.sqlite.unknown_logins import MAX_REMEMBERED

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from ironcage_core.domain.rate_limits import FailureWindow, Taken, TokenBuckets
-from ironcage_core.errors import RateLimitExceededError
+from ironcage_core.errors.access import RateLimitExceededError
 from ironcage_http.client_address import client_address
 from ironcage_http.settings import read_settings
 from ironcage_http.throttle import Throttle, check, headers_of

@@ -3,7 +3,7 @@
 import pytest
 
 from ironcage_core.domain.instants import MS_PER_DAY, MS_PER_S
-from ironcage_core.errors import ValidationError
+from ironcage_core.errors.tree import ValidationError
 from ironcage_core.ports.lists import Paging
 from ironcage_http.queries import Query
 

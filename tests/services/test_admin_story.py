@@ -5,28 +5,30 @@ from functools import partial
 import pytest
 
 from ironcage_core.domain.money import parse_usd
-from ironcage_core.errors import (
-    AgentNotFoundError,
+from ironcage_core.errors.access import InvalidTokenError
+from ironcage_core.errors.faults import CryptoUnavailableError, SecretUnreadableError
+from ironcage_core.errors.identity import (
+    DuplicateEmailError,
+    DuplicateUsernameError,
+    IcTokenExistsError,
+    UserNotFoundError,
+)
+from ironcage_core.errors.money import (
     BudgetBelowSpentError,
     BudgetChangedError,
     BudgetDecreaseRequiresConfirmationError,
     BudgetUnchangedError,
-    CryptoUnavailableError,
-    DuplicateEmailError,
-    DuplicateUsernameError,
-    IcTokenExistsError,
+)
+from ironcage_core.errors.resources import (
+    AgentNotFoundError,
     InvalidProviderIdError,
-    InvalidTokenError,
-    IroncageError,
     NoProviderAssignedError,
     ProviderKeyDisabledError,
     ProviderKeyMismatchError,
     ProviderNotFoundError,
-    SecretUnreadableError,
     UnsupportedProviderError,
-    UserNotFoundError,
-    ValidationError,
 )
+from ironcage_core.errors.tree import IroncageError, ValidationError
 from ironcage_core.ports.lists import Paging
 from ironcage_core.ports.storage import UnitOfWork
 from ironcage_core.services.accounts import add_user, set_monthly_cap

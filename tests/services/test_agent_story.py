@@ -14,19 +14,16 @@ from ironcage_core.domain.api_tokens import ApiToken
 from ironcage_core.domain.audit import AuditRow
 from ironcage_core.domain.ids import MASTER_PROJECT, ORPHANED_PROJECT
 from ironcage_core.domain.projects import Project, ProjectKey
-from ironcage_core.errors import (
+from ironcage_core.errors.access import InsufficientScopeError
+from ironcage_core.errors.money import LeaseRevokedError
+from ironcage_core.errors.resources import (
     AgentInactiveError,
     AgentNotFoundError,
-    ForbiddenError,
-    InsufficientScopeError,
     InvalidProviderIdError,
-    LeaseRevokedError,
-    NoFieldsError,
     ProviderNotAssignedError,
     ProviderNotFoundError,
-    RefusalError,
-    ValidationError,
 )
+from ironcage_core.errors.tree import ForbiddenError, NoFieldsError, RefusalError, ValidationError
 from ironcage_core.ports.lists import AuditFilter, BalanceFilter, Paging
 from ironcage_core.ports.storage import UnitOfWork
 from ironcage_core.services.accounts import add_user

@@ -17,25 +17,24 @@ from ironcage_core.domain.ids import MASTER_PROJECT, ORPHANED_PROJECT
 from ironcage_core.domain.instants import MS_PER_DAY, MS_PER_S, Instant
 from ironcage_core.domain.rate_limits import TokenBuckets
 from ironcage_core.domain.users import UserStatus
-from ironcage_core.errors import (
+from ironcage_core.errors.access import (
     AccountDisabledCredentialError,
-    AgentNotFoundError,
+    CostCapReachedError,
+    CostQuotaExceededError,
+    InvalidTokenError,
+    QuotaExceededError,
+    RateLimitExceededError,
+    TokenExpiredError,
+    TokenRevokedError,
+)
+from ironcage_core.errors.identity import (
     ApiTokenNotFoundError,
     ApiTokenRevokedError,
     ApiTokenRotatedError,
-    CostCapReachedError,
-    CostQuotaExceededError,
-    ForbiddenError,
-    InvalidTokenError,
-    NoFieldsError,
-    QuotaExceededError,
-    RateLimitExceededError,
-    RefusalError,
-    TokenExpiredError,
     TokenLimitExceededError,
-    TokenRevokedError,
-    ValidationError,
 )
+from ironcage_core.errors.resources import AgentNotFoundError
+from ironcage_core.errors.tree import ForbiddenError, NoFieldsError, RefusalError, ValidationError
 from ironcage_core.ports.lists import ApiTokenFilter, Paging, TokenFilter
 from ironcage_core.ports.storage import UnitOfWork
 from ironcage_core.services.accounts import add_user

@@ -6,7 +6,7 @@ import pytest
 
 from ironcage_core.domain.audit import RETENTION_DAYS, Chain
 from ironcage_core.domain.instants import MS_PER_DAY
-from ironcage_core.errors import AuditRowNotFoundError
+from ironcage_core.errors.identity import AuditRowNotFoundError
 from ironcage_core.ports.lists import AuditFilter, Paging
 from ironcage_core.services.audit_log import get_audit_row, list_audit_rows, prune_audit_log
 from tests.support.rows import note, putting

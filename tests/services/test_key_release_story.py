@@ -14,21 +14,18 @@ from ironcage_core.domain.audit import AuditRow
 from ironcage_core.domain.ic_tokens import AgentIdentity
 from ironcage_core.domain.ids import MASTER_PROJECT
 from ironcage_core.domain.projects import Project, ProjectKey
-from ironcage_core.errors import (
+from ironcage_core.errors.access import InsufficientScopeError, WrongTokenTypeError
+from ironcage_core.errors.faults import CryptoUnavailableError, SecretUnreadableError
+from ironcage_core.errors.money import BudgetExceededError
+from ironcage_core.errors.resources import (
     AgentInactiveError,
-    BudgetExceededError,
-    CryptoUnavailableError,
-    InsufficientScopeError,
-    IroncageError,
     NoProviderAssignedError,
     NoProviderKeyError,
     OwnerSuspendedError,
     ProviderKeyDisabledError,
-    SecretUnreadableError,
     TokenNotInProjectError,
-    ValidationError,
-    WrongTokenTypeError,
 )
+from ironcage_core.errors.tree import IroncageError, ValidationError
 from ironcage_core.ports.secrecy import Vault
 from ironcage_core.ports.storage import UnitOfWork
 from ironcage_core.services.ic_tokens import authenticate

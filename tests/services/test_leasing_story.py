@@ -5,19 +5,16 @@ from collections.abc import Callable
 import pytest
 
 from ironcage_core.domain.audit import SYSTEM
-from ironcage_core.errors import (
-    AgentInactiveError,
+from ironcage_core.errors.money import (
     BudgetExceededError,
-    ForbiddenError,
     LeaseClosedError,
     LeaseExpiredError,
     LeaseNotFoundError,
     LeaseRevokedError,
-    NoProviderAssignedError,
-    OwnerSuspendedError,
     TooManyLeasesError,
-    ValidationError,
 )
+from ironcage_core.errors.resources import AgentInactiveError, NoProviderAssignedError, OwnerSuspendedError
+from ironcage_core.errors.tree import ForbiddenError, ValidationError
 from ironcage_core.ports.lists import BalanceFilter, EntryFilter, LeaseFilter, Paging
 from ironcage_core.services.allocations import budget_of, list_budgets, list_entries
 from ironcage_core.services.expiry import sweep

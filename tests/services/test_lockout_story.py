@@ -6,7 +6,7 @@ import pytest
 
 from ironcage_core.domain.instants import MS_PER_S
 from ironcage_core.domain.lockouts import LockoutPolicy, identifier_hash
-from ironcage_core.errors import AccountDisabledError, AccountLockedError, InvalidCredentialsError
+from ironcage_core.errors.access import AccountDisabledError, AccountLockedError, InvalidCredentialsError
 from ironcage_core.ports.storage import UnitOfWork
 from ironcage_core.services.logins import Attempt, LoggedIn, RefusedLogin, find_login, log_in
 from ironcage_core.services.sessions import change_password, refuse_password_change

@@ -12,18 +12,17 @@ from ironcage_core.domain.api_tokens import ApiToken
 from ironcage_core.domain.ids import MASTER_PROJECT, ORPHANED_PROJECT
 from ironcage_core.domain.projects import Project
 from ironcage_core.domain.users import Role, UsageLimit
-from ironcage_core.errors import (
+from ironcage_core.errors.faults import InvariantViolationError
+from ironcage_core.errors.resources import (
     InvalidProviderIdError,
-    InvariantViolationError,
-    NoFieldsError,
     ProjectExistsError,
     ProjectNotEmptyError,
     ProjectNotFoundError,
     ProjectProtectedError,
     ProviderNotAssignedError,
     ProviderNotFoundError,
-    ValidationError,
 )
+from ironcage_core.errors.tree import NoFieldsError, ValidationError
 from ironcage_core.ports.lists import Paging
 from ironcage_core.ports.storage import UnitOfWork
 from ironcage_core.services.accounts import add_user

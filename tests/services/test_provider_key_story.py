@@ -13,16 +13,10 @@ from ironcage_core.domain.audit import AuditRow
 from ironcage_core.domain.ids import MASTER_PROJECT
 from ironcage_core.domain.projects import Project, ProjectKey
 from ironcage_core.domain.providers import ProviderKey
-from ironcage_core.errors import (
-    CryptoUnavailableError,
-    LeaseRevokedError,
-    NoFieldsError,
-    NoProviderAssignedError,
-    ProviderExistsError,
-    ProviderNotFoundError,
-    SecretUnreadableError,
-    ValidationError,
-)
+from ironcage_core.errors.faults import CryptoUnavailableError, SecretUnreadableError
+from ironcage_core.errors.money import LeaseRevokedError
+from ironcage_core.errors.resources import NoProviderAssignedError, ProviderExistsError, ProviderNotFoundError
+from ironcage_core.errors.tree import NoFieldsError, ValidationError
 from ironcage_core.ports.secrecy import Vault
 from ironcage_core.services.master_key import (
     check_secrets,

@@ -3,7 +3,8 @@
 import pytest
 
 from ironcage_core.domain.prices import PriceTable
-from ironcage_core.errors import RequestIdConflictError, ValidationError
+from ironcage_core.errors.money import RequestIdConflictError
+from ironcage_core.errors.tree import ValidationError
 from ironcage_core.services.reporting import report
 from ironcage_storage.sqlite.store import SqliteStore
 from tests.support.world import PRICES, USD, TestAgent, World, usage

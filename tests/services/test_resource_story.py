@@ -8,14 +8,9 @@ import pytest
 from ironcage_core.domain.access import Principal
 from ironcage_core.domain.ic_tokens import KNOWN_PERMISSIONS
 from ironcage_core.domain.instants import MS_PER_S
-from ironcage_core.errors import (
-    AgentNotFoundError,
-    ForbiddenError,
-    InvalidTokenError,
-    ProviderExistsError,
-    ProviderNotFoundError,
-    ValidationError,
-)
+from ironcage_core.errors.access import InvalidTokenError
+from ironcage_core.errors.resources import AgentNotFoundError, ProviderExistsError, ProviderNotFoundError
+from ironcage_core.errors.tree import ForbiddenError, ValidationError
 from ironcage_core.ports.lists import BalanceFilter, KeyFilter, Paging
 from ironcage_core.ports.storage import UnitOfWork
 from ironcage_core.services.accounts import add_user

@@ -10,15 +10,15 @@ from ironcage_core.domain.access import Principal
 from ironcage_core.domain.instants import MS_PER_S
 from ironcage_core.domain.sessions import SessionPolicy
 from ironcage_core.domain.users import UserStatus
-from ironcage_core.errors import (
+from ironcage_core.errors.access import (
     AccountDisabledCredentialError,
     AccountDisabledError,
     InvalidCredentialsError,
     InvalidTokenError,
     TokenExpiredError,
     TokenRevokedError,
-    ValidationError,
 )
+from ironcage_core.errors.tree import ValidationError
 from ironcage_core.ports.storage import UnitOfWork
 from ironcage_core.services.accounts import add_user, first_admin
 from ironcage_core.services.logins import LoggedIn, find_account

@@ -18,20 +18,17 @@ from ironcage_core.domain.instants import MS_PER_S
 from ironcage_core.domain.leases import Lease
 from ironcage_core.domain.sessions import DEFAULT_SESSION_POLICY, Session, opened
 from ironcage_core.domain.users import User
-from ironcage_core.errors import (
+from ironcage_core.errors.identity import (
     DuplicateUsernameError,
-    ForbiddenError,
-    IroncageError,
     LastAdminError,
-    OwnerSuspendedError,
-    RefusalError,
     SelfModificationForbiddenError,
     UserAlreadyActiveError,
     UserAlreadySuspendedError,
     UserDeletedError,
     UserNotFoundError,
-    ValidationError,
 )
+from ironcage_core.errors.resources import OwnerSuspendedError
+from ironcage_core.errors.tree import ForbiddenError, IroncageError, RefusalError, ValidationError
 from ironcage_core.ports.storage import UnitOfWork
 from ironcage_core.services.accounts import add_user
 from ironcage_core.services.logins import find_account

@@ -13,7 +13,7 @@ from ironcage_core.domain.agents import Agent
 from ironcage_core.domain.ic_tokens import AgentIdentity
 from ironcage_core.domain.leases import LeasePolicy
 from ironcage_core.domain.usage import UsageReport
-from ironcage_core.errors import RefusalError
+from ironcage_core.errors.tree import RefusalError
 from ironcage_core.ports.storage import UnitOfWork
 from ironcage_core.services.accounts import set_monthly_cap
 from ironcage_core.services.allocations import set_allocation

@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
 from ironcage_core.domain.audit import SYSTEM
-from ironcage_core.errors import StorageError
+from ironcage_core.errors.faults import StorageError
 from ironcage_core.services.accounts import add_user
 from ironcage_core.services.ic_tokens import authenticate
 from ironcage_storage.sqlite.store import SqliteStore

@@ -14,7 +14,7 @@ from typing import TypeVar
 import pytest
 
 from ironcage_core.domain.ic_tokens import AgentIdentity
-from ironcage_core.errors import RefusalError
+from ironcage_core.errors.tree import RefusalError
 from ironcage_core.ports.storage import UnitOfWork
 from ironcage_core.services.granting import Granted
 from ironcage_core.services.handshake import HandshakeRequest, handshake

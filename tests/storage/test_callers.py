@@ -5,7 +5,7 @@ import threading
 
 import pytest
 
-from ironcage_core.errors import UnavailableError
+from ironcage_core.errors.tree import UnavailableError
 from ironcage_core.ports.storage import UnitOfWork
 from ironcage_storage.sqlite import queue as queue_module
 from ironcage_storage.sqlite.store import SqliteStore

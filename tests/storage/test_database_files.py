@@ -11,7 +11,8 @@ from pathlib import Path
 
 import pytest
 
-from ironcage_core.errors import DatabaseDamagedError, DatabaseNewerError, IroncageError
+from ironcage_core.errors.faults import DatabaseDamagedError, DatabaseNewerError
+from ironcage_core.errors.tree import IroncageError
 from ironcage_core.services.verify import verify
 from ironcage_storage.sqlite.store import SqliteStore
 from tests.support.processes import ENVIRONMENT
@@ -153,7 +154,7 @@ def test_a_folder_that_cannot_be_written_is_an_error_of_ours(unwritable: Path, i
 # Root may write everywhere, so a process of root gives its rights up, once it has read the program.
 _OPEN_AS_NOBODY = """
 import os, sys
-from ironcage_core.errors import IroncageError
+from ironcage_core.errors.tree import IroncageError
 from ironcage_storage.sqlite.store import SqliteStore
 SqliteStore(":memory:").close()
 if os.geteuid() == 0:

@@ -2,7 +2,7 @@
 
 import pytest
 
-from ironcage_core.errors import UnavailableError
+from ironcage_core.errors.tree import UnavailableError
 from ironcage_core.ports.storage import UnitOfWork
 from ironcage_core.services.verify import verify
 from ironcage_storage.sqlite.store import SqliteStore

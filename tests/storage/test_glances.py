@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from ironcage_core.domain.users import User
-from ironcage_core.errors import UnavailableError
+from ironcage_core.errors.tree import UnavailableError
 from ironcage_core.ports.storage import UnitOfWork
 from ironcage_storage.sqlite.store import SqliteStore
 

@@ -5,7 +5,8 @@ from contextlib import suppress
 
 import pytest
 
-from ironcage_core.errors import InvariantViolationError, IroncageError, StorageError
+from ironcage_core.errors.faults import InvariantViolationError, StorageError
+from ironcage_core.errors.tree import IroncageError
 from ironcage_core.ports.storage import UnitOfWork
 from ironcage_core.services.verify import verify
 from ironcage_storage.sqlite.store import SqliteStore

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from ironcage_core.errors import UnavailableError
+from ironcage_core.errors.tree import UnavailableError
 from ironcage_core.ports.lists import EntryFilter, Paging
 from ironcage_core.services.verify import verify
 from ironcage_storage.sqlite.schema import migrations

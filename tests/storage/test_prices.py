@@ -6,7 +6,7 @@ import pytest
 
 from ironcage_core.domain.price_tables import PRICE_UNIT
 from ironcage_core.domain.prices import ModelPrice, TokenCounts
-from ironcage_core.errors import ValidationError
+from ironcage_core.errors.tree import ValidationError
 from ironcage_storage.prices import bundled_prices, load_prices
 
 BOTH = '"input_cost_per_token": 1e-06, "output_cost_per_token": 2e-06'

@@ -4,7 +4,7 @@ import asyncio
 
 import pytest
 
-from ironcage_core.errors import InvariantViolationError, StorageError
+from ironcage_core.errors.faults import InvariantViolationError, StorageError
 from ironcage_core.ports.storage import UnitOfWork
 from ironcage_storage.sqlite.store import SqliteStore
 from tests.support.rows import balance_row, note, put, put_agent, tell, told, user_row

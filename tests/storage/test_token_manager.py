@@ -13,7 +13,9 @@ import pytest
 from ironcage_core.domain.api_tokens import ApiToken, TokenUse
 from ironcage_core.domain.audit import SYSTEM
 from ironcage_core.domain.users import User
-from ironcage_core.errors import ApiTokenRevokedError, InvalidTokenError, ValidationError
+from ironcage_core.errors.access import InvalidTokenError
+from ironcage_core.errors.identity import ApiTokenRevokedError
+from ironcage_core.errors.tree import ValidationError
 from ironcage_core.ports.lists import ApiTokenFilter, Paging
 from ironcage_core.services.accounts import add_user
 from ironcage_storage.sealed.api_tokens import api_token_hash, new_api_token

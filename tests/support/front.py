@@ -8,7 +8,7 @@ from ironcage_core.domain.audit import AuditRow
 from ironcage_core.domain.lockouts import DEFAULT_LOCKOUT_POLICY, LockoutPolicy
 from ironcage_core.domain.sessions import DEFAULT_SESSION_POLICY, Session, SessionPolicy
 from ironcage_core.domain.users import User
-from ironcage_core.errors import RefusalError
+from ironcage_core.errors.tree import RefusalError
 from ironcage_core.ports.storage import UnitOfWork
 from ironcage_core.services.accounts import add_user
 from ironcage_core.services.logins import Attempt, LoggedIn, RefusedLogin, log_in

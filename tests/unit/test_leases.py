@@ -20,7 +20,7 @@ from ironcage_core.domain.leases import (
     overdue,
     split_spend,
 )
-from ironcage_core.errors import InvariantViolationError
+from ironcage_core.errors.faults import InvariantViolationError
 
 FRESH = Lease(
     id="lease", agent_id="agent", bank_user_id="user", project_id="proj", ic_token_id="ict", ic_token_gen=1,

@@ -5,7 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from ironcage_core.domain.ledger import EFFECTS, Balance, EntryKind, apply
-from ironcage_core.errors import InvariantViolationError
+from ironcage_core.errors.faults import InvariantViolationError
 
 AMOUNTS = st.integers(1, 10**12)
 EMPTY = Balance("agent", "budget", 0, 0, 0, 0, 0)

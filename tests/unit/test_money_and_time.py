@@ -16,7 +16,7 @@ from ironcage_core.domain.instants import (
     period_of,
 )
 from ironcage_core.domain.money import MAX_MICROS, format_usd, parse_usd, usd
-from ironcage_core.errors import ValidationError
+from ironcage_core.errors.tree import ValidationError
 
 MICROS = st.integers(-MAX_MICROS, MAX_MICROS)
 INSTANTS = st.integers(0, 4_102_444_800_000)

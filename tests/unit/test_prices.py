@@ -23,7 +23,7 @@ from ironcage_core.domain.prices import (
     max_cost_micros,
     requested_max_tokens,
 )
-from ironcage_core.errors import ValidationError
+from ironcage_core.errors.tree import ValidationError
 
 PRICE = st.integers(0, MAX_PRICE)
 OPTIONAL = st.none() | PRICE

@@ -15,13 +15,8 @@ from hypothesis import strategies as st
 from ironcage_core.domain.ic_tokens import IcTokenClaims
 from ironcage_core.domain.sessions import AccessClaims
 from ironcage_core.domain.users import User, password_problem
-from ironcage_core.errors import (
-    CredentialError,
-    InvalidTokenError,
-    StartupError,
-    TokenExpiredError,
-    WrongTokenTypeError,
-)
+from ironcage_core.errors.access import InvalidTokenError, TokenExpiredError, WrongTokenTypeError
+from ironcage_core.errors.tree import CredentialError, StartupError
 from ironcage_core.ports.secrecy import AccessSigner
 from ironcage_storage.sealed.access_tokens import AccessTokenSigner, new_refresh_token
 from ironcage_storage.sealed.tokens import IcTokenSigner

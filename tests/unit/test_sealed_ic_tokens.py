@@ -17,7 +17,8 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from ironcage_core.domain.ic_tokens import DEFAULT_PERMISSIONS, KNOWN_PERMISSIONS, IcTokenClaims
-from ironcage_core.errors import CredentialError, InvalidTokenError, StartupError, TokenExpiredError
+from ironcage_core.errors.access import InvalidTokenError, TokenExpiredError
+from ironcage_core.errors.tree import CredentialError, StartupError
 from ironcage_core.ports.secrecy import TokenSigner
 from ironcage_storage.sealed.tokens import IcTokenSigner, hash_equals, hash_token
 from tests.support.errors import everything_said_by

@@ -9,7 +9,7 @@ from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from ironcage_core.errors import RefusalError
+from ironcage_core.errors.tree import RefusalError
 from ironcage_core.ports.secrecy import KeySealer
 from ironcage_storage.sealed.ip_tokens import (
     IpTokenAlgorithmError,

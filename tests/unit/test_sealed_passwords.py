@@ -6,7 +6,7 @@ from argon2.exceptions import HashingError
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from ironcage_core.errors import UnavailableError
+from ironcage_core.errors.tree import UnavailableError
 from ironcage_core.ports.secrecy import PasswordHasher
 from ironcage_storage.sealed.passwords import Argon2PasswordHasher
 

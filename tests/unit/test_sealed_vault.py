@@ -6,7 +6,8 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from ironcage_core.errors import CryptoUnavailableError, SecretUnreadableError, StartupError
+from ironcage_core.errors.faults import CryptoUnavailableError, SecretUnreadableError
+from ironcage_core.errors.tree import StartupError
 from ironcage_core.ports.secrecy import Vault
 from ironcage_storage.sealed.vault import AesGcmVault, MasterKey, NoVault, key_id_of
 from tests.support.errors import everything_said_by

@@ -7,13 +7,13 @@ from ironcage_core.domain.api_tokens import EVERY_SCOPE, ApiToken
 from ironcage_core.domain.audit import Actor
 from ironcage_core.domain.permissions import ROLE_PERMISSIONS, RULES, Permission, Reach
 from ironcage_core.domain.users import Role, User
-from ironcage_core.errors import (
+from ironcage_core.errors.access import (
     AgentTokenForbiddenError,
-    ForbiddenError,
     InsufficientScopeError,
     PasswordChangeRequiredError,
     SessionRequiredError,
 )
+from ironcage_core.errors.tree import ForbiddenError
 
 
 @dataclass(frozen=True, slots=True)

@@ -7,7 +7,7 @@ from datetime import UTC, datetime, timedelta
 from functools import lru_cache
 from typing import Final, TypeAlias
 
-from ironcage_core.errors import ValidationError
+from ironcage_core.errors.tree import ValidationError
 
 Instant: TypeAlias = int
 """Milliseconds since 1970-01-01T00:00:00Z."""

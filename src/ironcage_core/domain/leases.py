@@ -14,7 +14,7 @@ from typing import Final, Literal, NamedTuple
 from ironcage_core.domain.instants import MS_PER_S, Instant
 from ironcage_core.domain.ledger import EFFECTS, EntryKind
 from ironcage_core.domain.money import MICROS_PER_USD, Micros
-from ironcage_core.errors import InvariantViolationError
+from ironcage_core.errors.faults import InvariantViolationError
 
 LeaseStatus = Literal["active", "expired", "closed", "revoked"]
 LeaseEvent = Literal["time_up", "exhausted", "grace_over", "refreshed", "returned", "superseded", "revoked"]

@@ -11,7 +11,7 @@ from typing import Final, Literal, NamedTuple
 
 from ironcage_core.domain.instants import Instant
 from ironcage_core.domain.money import MAX_MICROS, Micros
-from ironcage_core.errors import InvariantViolationError
+from ironcage_core.errors.faults import InvariantViolationError
 
 EntryKind = Literal["adjust", "grant", "spend", "overspend", "return", "reclaim"]
 LeaseColumn = Literal["granted", "spent", "overspent", "returned", "reclaimed"]

@@ -6,7 +6,7 @@
 from decimal import Decimal, InvalidOperation
 from typing import Final, TypeAlias
 
-from ironcage_core.errors import ValidationError
+from ironcage_core.errors.tree import ValidationError
 
 Micros: TypeAlias = int
 

@@ -10,7 +10,7 @@ from decimal import Context, Decimal, DecimalException, Inexact, InvalidOperatio
 from typing import Any, Final
 
 from ironcage_core.domain.prices import PRICE_FIELDS, ModelPrice, PriceTable
-from ironcage_core.errors import ValidationError
+from ironcage_core.errors.tree import ValidationError
 
 PRICE_UNIT: Final = "micro-USD per million tokens"
 _EXACT: Final = Context(prec=60, traps=[Inexact, InvalidOperation])

@@ -10,7 +10,7 @@ from types import MappingProxyType
 from typing import Final
 
 from ironcage_core.domain.money import MICROS_PER_USD, Micros
-from ironcage_core.errors import ValidationError
+from ironcage_core.errors.tree import ValidationError
 
 TOKENS_PER_PRICE: Final = 1_000_000
 LONG_INPUT_TOKENS: Final = 200_000

@@ -9,7 +9,7 @@ from urllib.parse import urlsplit
 
 from ironcage_core.domain.instants import Instant
 from ironcage_core.domain.texts import text_problem
-from ironcage_core.errors import ValidationError
+from ironcage_core.errors.tree import ValidationError
 
 KNOWN_PROVIDERS: Final = ("openai", "anthropic")
 """Source: contract resources.md 2.3."""

@@ -9,7 +9,7 @@ Source: contract identity.md 6, "Quotas per token".
 from ironcage_core.domain.api_tokens import ApiToken, TokenUse
 from ironcage_core.domain.instants import MS_PER_DAY, MS_PER_S, Instant, day_of
 from ironcage_core.domain.money import Micros, format_usd
-from ironcage_core.errors import CostCapReachedError, CostQuotaExceededError, QuotaExceededError
+from ironcage_core.errors.access import CostCapReachedError, CostQuotaExceededError, QuotaExceededError
 
 
 def check_quotas(token: ApiToken, use: TokenUse, *, now: Instant, tokens: int = 0, cost: Micros = 0) -> None:

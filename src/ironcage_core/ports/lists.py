@@ -10,7 +10,7 @@ from ironcage_core.domain.instants import Instant
 from ironcage_core.domain.ledger import EntryKind
 from ironcage_core.domain.money import Micros
 from ironcage_core.domain.users import ShownStatus
-from ironcage_core.errors import ValidationError
+from ironcage_core.errors.tree import ValidationError
 
 T = TypeVar("T")
 

@@ -6,7 +6,8 @@ from ironcage_core.domain.audit import SYSTEM, Actor, AuditNote
 from ironcage_core.domain.money import MICROS_PER_USD, Micros
 from ironcage_core.domain.texts import text_problem
 from ironcage_core.domain.users import UsageLimit, User
-from ironcage_core.errors import DuplicateEmailError, DuplicateUsernameError, ValidationError
+from ironcage_core.errors.identity import DuplicateEmailError, DuplicateUsernameError
+from ironcage_core.errors.tree import ValidationError
 from ironcage_core.ports.storage import UnitOfWork
 from ironcage_core.services.users import LONGEST_NAME, ROLES, any_user, role_problem
 

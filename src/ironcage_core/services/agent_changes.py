@@ -13,7 +13,7 @@ from typing import Final, Literal, TypedDict, cast
 from ironcage_core.domain.access import Principal, judged
 from ironcage_core.domain.agents import Agent, is_system_tag, tag_problems, tidy_tags
 from ironcage_core.domain.audit import Actor, AuditNote
-from ironcage_core.errors import ForbiddenError, NoFieldsError, ValidationError
+from ironcage_core.errors.tree import ForbiddenError, NoFieldsError, ValidationError
 from ironcage_core.ports.storage import UnitOfWork
 from ironcage_core.services.agent_keys import checked_keys, in_order, key_ids_of, replace_keys
 from ironcage_core.services.agent_records import own_agent

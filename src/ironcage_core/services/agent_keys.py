@@ -14,12 +14,8 @@ from ironcage_core.domain.agents import Agent
 from ironcage_core.domain.audit import Actor, AuditNote
 from ironcage_core.domain.ids import is_id
 from ironcage_core.domain.providers import ProviderKey
-from ironcage_core.errors import (
-    ForbiddenError,
-    InvalidProviderIdError,
-    ProviderNotAssignedError,
-    ProviderNotFoundError,
-)
+from ironcage_core.errors.resources import InvalidProviderIdError, ProviderNotAssignedError, ProviderNotFoundError
+from ironcage_core.errors.tree import ForbiddenError
 from ironcage_core.ports.storage import UnitOfWork
 from ironcage_core.services.agent_records import own_agent
 from ironcage_core.services.leasing import revoke_open_leases

@@ -8,7 +8,9 @@ from ironcage_core.domain.agents import Agent
 from ironcage_core.domain.ic_tokens import AgentIdentity
 from ironcage_core.domain.ids import is_id
 from ironcage_core.domain.ledger import Balance
-from ironcage_core.errors import AgentNotFoundError, AgentTokenForbiddenError, ForbiddenError
+from ironcage_core.errors.access import AgentTokenForbiddenError
+from ironcage_core.errors.resources import AgentNotFoundError
+from ironcage_core.errors.tree import ForbiddenError
 from ironcage_core.ports.storage import UnitOfWork
 
 Caller = AgentIdentity | Principal

@@ -11,7 +11,7 @@ from ironcage_core.domain.access import Principal
 from ironcage_core.domain.agents import Agent
 from ironcage_core.domain.audit import Actor, AuditNote
 from ironcage_core.domain.texts import text_problem
-from ironcage_core.errors import ValidationError
+from ironcage_core.errors.tree import ValidationError
 from ironcage_core.ports.storage import UnitOfWork
 from ironcage_core.services.agent_records import own_agent
 from ironcage_core.services.leasing import revoke_open_leases

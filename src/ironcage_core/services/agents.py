@@ -11,7 +11,7 @@ from ironcage_core.domain.ids import MASTER_PROJECT, is_id
 from ironcage_core.domain.ledger import Balance
 from ironcage_core.domain.money import Micros
 from ironcage_core.domain.texts import text_problem
-from ironcage_core.errors import ForbiddenError, ValidationError
+from ironcage_core.errors.tree import ForbiddenError, ValidationError
 from ironcage_core.ports.secrecy import TokenSigner
 from ironcage_core.ports.storage import UnitOfWork
 from ironcage_core.services.agent_keys import checked_keys

@@ -9,13 +9,13 @@ from ironcage_core.domain.leases import Lease
 from ironcage_core.domain.ledger import Balance, Entry
 from ironcage_core.domain.money import MICROS_PER_USD, Micros
 from ironcage_core.domain.texts import text_problem
-from ironcage_core.errors import (
+from ironcage_core.errors.money import (
     BudgetBelowSpentError,
     BudgetChangedError,
     BudgetDecreaseRequiresConfirmationError,
     BudgetUnchangedError,
-    ValidationError,
 )
+from ironcage_core.errors.tree import ValidationError
 from ironcage_core.ports.lists import BalanceFilter, BudgetTotals, EntryFilter, Page, Paging
 from ironcage_core.ports.storage import UnitOfWork
 from ironcage_core.services.agent_records import live_agent

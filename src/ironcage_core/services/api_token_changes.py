@@ -7,14 +7,8 @@ from ironcage_core.domain.api_tokens import ApiToken, ApiTokenFields, columns_of
 from ironcage_core.domain.audit import Actor, AuditNote
 from ironcage_core.domain.instants import Instant
 from ironcage_core.domain.texts import text_problem
-from ironcage_core.errors import (
-    ApiTokenNotFoundError,
-    ApiTokenRevokedError,
-    ApiTokenRotatedError,
-    ForbiddenError,
-    NoFieldsError,
-    ValidationError,
-)
+from ironcage_core.errors.identity import ApiTokenNotFoundError, ApiTokenRevokedError, ApiTokenRotatedError
+from ironcage_core.errors.tree import ForbiddenError, NoFieldsError, ValidationError
 from ironcage_core.ports.storage import UnitOfWork
 from ironcage_core.services.api_tokens import (
     IssuedApiToken,

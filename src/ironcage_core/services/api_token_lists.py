@@ -5,7 +5,8 @@ from dataclasses import dataclass, replace
 from ironcage_core.domain.access import Principal
 from ironcage_core.domain.api_tokens import ApiToken, TokenUse
 from ironcage_core.domain.permissions import Permission
-from ironcage_core.errors import CredentialError, InsufficientScopeError
+from ironcage_core.errors.access import InsufficientScopeError
+from ironcage_core.errors.tree import CredentialError
 from ironcage_core.ports.lists import ApiTokenFilter, ApiTokenOrder, Page, Paging, TokenEntry, TokenFilter, TokenKind
 from ironcage_core.ports.storage import UnitOfWork
 from ironcage_core.services.agent_records import scope_of

@@ -22,17 +22,15 @@ from ironcage_core.domain.audit import AuditNote
 from ironcage_core.domain.ids import is_id
 from ironcage_core.domain.texts import text_problem
 from ironcage_core.domain.users import User
-from ironcage_core.errors import (
+from ironcage_core.errors.access import (
     AccountDisabledCredentialError,
-    ApiTokenNotFoundError,
-    ForbiddenError,
     InvalidTokenError,
-    InvariantViolationError,
     TokenExpiredError,
-    TokenLimitExceededError,
     TokenRevokedError,
-    ValidationError,
 )
+from ironcage_core.errors.faults import InvariantViolationError
+from ironcage_core.errors.identity import ApiTokenNotFoundError, TokenLimitExceededError
+from ironcage_core.errors.tree import ForbiddenError, ValidationError
 from ironcage_core.ports.storage import UnitOfWork
 from ironcage_core.services.agent_records import live_agent
 from ironcage_core.services.projects import is_visible

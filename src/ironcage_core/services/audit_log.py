@@ -2,7 +2,7 @@
 
 from ironcage_core.domain.audit import RETENTION_DAYS, AuditRow
 from ironcage_core.domain.instants import MS_PER_DAY
-from ironcage_core.errors import AuditRowNotFoundError
+from ironcage_core.errors.identity import AuditRowNotFoundError
 from ironcage_core.ports.lists import AuditFilter, Page, Paging
 from ironcage_core.ports.storage import UnitOfWork
 

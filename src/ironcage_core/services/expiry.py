@@ -9,7 +9,7 @@ from ironcage_core.domain.audit import SYSTEM
 from ironcage_core.domain.instants import Instant
 from ironcage_core.domain.leases import Lease, LeaseEvent, moved, overdue
 from ironcage_core.domain.ledger import EntryKind
-from ironcage_core.errors import InvariantViolationError
+from ironcage_core.errors.faults import InvariantViolationError
 from ironcage_core.ports.storage import UnitOfWork
 from ironcage_core.services.posting import post_to_lease
 

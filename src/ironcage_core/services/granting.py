@@ -15,14 +15,10 @@ from ironcage_core.domain.leases import Lease, LeasePolicy
 from ironcage_core.domain.ledger import Balance
 from ironcage_core.domain.money import Micros, format_usd
 from ironcage_core.domain.providers import ProviderKey
-from ironcage_core.errors import (
-    AgentInactiveError,
-    BudgetExceededError,
-    InsufficientScopeError,
-    InvalidTokenError,
-    OwnerSuspendedError,
-    ValidationError,
-)
+from ironcage_core.errors.access import InsufficientScopeError, InvalidTokenError
+from ironcage_core.errors.money import BudgetExceededError
+from ironcage_core.errors.resources import AgentInactiveError, OwnerSuspendedError
+from ironcage_core.errors.tree import ValidationError
 from ironcage_core.ports.storage import UnitOfWork
 from ironcage_core.services.posting import balance_of, post_to_lease
 

@@ -8,7 +8,8 @@ from ironcage_core.domain.instants import MS_PER_S
 from ironcage_core.domain.leases import DEFAULT_POLICY, LeasePolicy
 from ironcage_core.domain.money import Micros
 from ironcage_core.domain.texts import text_problem
-from ironcage_core.errors import TooManyLeasesError, ValidationError
+from ironcage_core.errors.money import TooManyLeasesError
+from ironcage_core.errors.tree import ValidationError
 from ironcage_core.ports.storage import UnitOfWork
 from ironcage_core.services.expiry import catch_up, end_lease
 from ironcage_core.services.granting import (

@@ -21,7 +21,9 @@ from ironcage_core.domain.ic_tokens import (
 )
 from ironcage_core.domain.instants import MS_PER_S, Instant
 from ironcage_core.domain.texts import text_problem
-from ironcage_core.errors import IcTokenExistsError, InvalidTokenError, ValidationError
+from ironcage_core.errors.access import InvalidTokenError
+from ironcage_core.errors.identity import IcTokenExistsError
+from ironcage_core.errors.tree import ValidationError
 from ironcage_core.ports.secrecy import TokenSigner
 from ironcage_core.ports.storage import UnitOfWork
 from ironcage_core.services.agent_records import live_agent

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from ironcage_core.domain.ic_tokens import AgentIdentity
 from ironcage_core.domain.ids import is_id
 from ironcage_core.domain.providers import KNOWN_PROVIDERS, ProviderKey
-from ironcage_core.errors import (
+from ironcage_core.errors.resources import (
     InvalidProviderIdError,
     NoProviderAssignedError,
     ProviderKeyDisabledError,

@@ -13,7 +13,9 @@ from ironcage_core.domain.access import Principal
 from ironcage_core.domain.audit import Actor, AuditNote
 from ironcage_core.domain.ic_tokens import AgentIdentity
 from ironcage_core.domain.providers import KNOWN_PROVIDERS, ProviderKey
-from ironcage_core.errors import NoProviderKeyError, TokenNotInProjectError, ValidationError, WrongTokenTypeError
+from ironcage_core.errors.access import WrongTokenTypeError
+from ironcage_core.errors.resources import NoProviderKeyError, TokenNotInProjectError
+from ironcage_core.errors.tree import ValidationError
 from ironcage_core.ports.secrecy import Vault
 from ironcage_core.ports.storage import UnitOfWork
 from ironcage_core.services.expiry import catch_up

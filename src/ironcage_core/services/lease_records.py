@@ -2,7 +2,8 @@
 
 from ironcage_core.domain.ids import is_id
 from ironcage_core.domain.leases import Lease
-from ironcage_core.errors import ForbiddenError, LeaseNotFoundError
+from ironcage_core.errors.money import LeaseNotFoundError
+from ironcage_core.errors.tree import ForbiddenError
 from ironcage_core.ports.lists import LeaseFilter, Page, Paging
 from ironcage_core.ports.storage import UnitOfWork
 from ironcage_core.services.expiry import catch_up, catch_up_selected

@@ -10,14 +10,9 @@ from ironcage_core.domain.leases import DEFAULT_POLICY, Lease, LeasePolicy, kept
 from ironcage_core.domain.ledger import Balance
 from ironcage_core.domain.money import Micros, format_usd
 from ironcage_core.domain.providers import ProviderKey
-from ironcage_core.errors import (
-    LeaseClosedError,
-    LeaseExpiredError,
-    LeaseRevokedError,
-    NoProviderAssignedError,
-    RefusalError,
-    ValidationError,
-)
+from ironcage_core.errors.money import LeaseClosedError, LeaseExpiredError, LeaseRevokedError
+from ironcage_core.errors.resources import NoProviderAssignedError
+from ironcage_core.errors.tree import RefusalError, ValidationError
 from ironcage_core.ports.storage import UnitOfWork
 from ironcage_core.services.expiry import catch_up, end_lease
 from ironcage_core.services.granting import (

@@ -7,7 +7,7 @@ from ironcage_core.domain.audit import Actor, AuditNote, Outcome
 from ironcage_core.domain.instants import MS_PER_S, Instant
 from ironcage_core.domain.lockouts import LockoutPolicy, failed_once_more, is_locked
 from ironcage_core.domain.users import UnknownLogin, User
-from ironcage_core.errors import AccountLockedError
+from ironcage_core.errors.access import AccountLockedError
 from ironcage_core.ports.storage import UnitOfWork
 
 _IDENTIFIER_DIGITS: Final = 16

@@ -22,10 +22,7 @@ from ironcage_core.domain.sessions import (
 )
 from ironcage_core.domain.texts import text_problem
 from ironcage_core.domain.users import UnknownLogin, User
-from ironcage_core.errors import (
-    AccountDisabledError,
-    InvalidCredentialsError,
-)
+from ironcage_core.errors.access import AccountDisabledError, InvalidCredentialsError
 from ironcage_core.ports.secrecy import AccessSigner
 from ironcage_core.ports.storage import UnitOfWork
 from ironcage_core.services.lockouts import check_not_locked, count_failure, note_login

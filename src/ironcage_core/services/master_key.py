@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from typing import Final, NamedTuple
 
 from ironcage_core.domain.audit import SYSTEM, AuditNote
-from ironcage_core.errors import CryptoUnavailableError, SecretUnreadableError
+from ironcage_core.errors.faults import CryptoUnavailableError, SecretUnreadableError
 from ironcage_core.ports.lists import AuditFilter, Paging
 from ironcage_core.ports.secrecy import Vault
 from ironcage_core.ports.storage import UnitOfWork

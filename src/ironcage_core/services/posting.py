@@ -7,7 +7,7 @@ from ironcage_core.domain.instants import period_of
 from ironcage_core.domain.leases import Lease, SpendSplit, charged, counted
 from ironcage_core.domain.ledger import Balance, Entry, EntryKind, apply
 from ironcage_core.domain.money import Micros
-from ironcage_core.errors import InvariantViolationError
+from ironcage_core.errors.faults import InvariantViolationError
 from ironcage_core.ports.storage import UnitOfWork
 
 

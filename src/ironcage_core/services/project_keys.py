@@ -9,7 +9,7 @@ from ironcage_core.domain.access import Principal
 from ironcage_core.domain.audit import AuditNote
 from ironcage_core.domain.ids import ORPHANED_PROJECT, is_id
 from ironcage_core.domain.projects import Project, ProjectKey
-from ironcage_core.errors import (
+from ironcage_core.errors.resources import (
     InvalidProviderIdError,
     ProjectProtectedError,
     ProviderNotAssignedError,

@@ -15,14 +15,13 @@ from ironcage_core.domain.audit import Actor, AuditNote
 from ironcage_core.domain.ids import MASTER_PROJECT, ORPHANED_PROJECT, is_id
 from ironcage_core.domain.projects import Project
 from ironcage_core.domain.texts import text_problem
-from ironcage_core.errors import (
-    NoFieldsError,
+from ironcage_core.errors.resources import (
     ProjectExistsError,
     ProjectNotEmptyError,
     ProjectNotFoundError,
     ProjectProtectedError,
-    ValidationError,
 )
+from ironcage_core.errors.tree import NoFieldsError, ValidationError
 from ironcage_core.ports.lists import (
     ApiTokenFilter,
     Page,

@@ -21,7 +21,7 @@ from ironcage_core.domain.providers import (
     key_problems,
     mask,
 )
-from ironcage_core.errors import NoFieldsError, ValidationError
+from ironcage_core.errors.tree import NoFieldsError, ValidationError
 from ironcage_core.ports.secrecy import Vault
 from ironcage_core.ports.storage import UnitOfWork
 from ironcage_core.services.leasing import revoke_leases

@@ -14,7 +14,8 @@ from ironcage_core.domain.providers import (
     key_problems,
     mask,
 )
-from ironcage_core.errors import ProviderExistsError, ProviderNotFoundError, ValidationError
+from ironcage_core.errors.resources import ProviderExistsError, ProviderNotFoundError
+from ironcage_core.errors.tree import ValidationError
 from ironcage_core.ports.lists import MAX_PER_PAGE, KeyFilter, KeyOrder, Page, Paging, ProjectFilter
 from ironcage_core.ports.secrecy import Vault
 from ironcage_core.ports.storage import UnitOfWork

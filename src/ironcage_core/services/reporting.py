@@ -29,7 +29,8 @@ from ironcage_core.domain.usage import (
     price_report,
     report_problems,
 )
-from ironcage_core.errors import ConflictError, RefusalError, RequestIdConflictError, ValidationError
+from ironcage_core.errors.money import RequestIdConflictError
+from ironcage_core.errors.tree import ConflictError, RefusalError, ValidationError
 from ironcage_core.ports.storage import UnitOfWork
 from ironcage_core.services.expiry import announce_end, catch_up
 from ironcage_core.services.granting import agent_of, check_may_call

@@ -22,7 +22,7 @@ from ironcage_core.domain.sessions import (
     rotated,
 )
 from ironcage_core.domain.users import User
-from ironcage_core.errors import (
+from ironcage_core.errors.access import (
     AccountDisabledCredentialError,
     InvalidCredentialsError,
     InvalidTokenError,

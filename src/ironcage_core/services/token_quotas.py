@@ -18,7 +18,7 @@ from ironcage_core.domain.api_tokens import UNUSED, ApiToken
 from ironcage_core.domain.instants import MS_PER_S, Instant, day_of
 from ironcage_core.domain.quotas import check_quotas
 from ironcage_core.domain.rate_limits import Rate, Taken
-from ironcage_core.errors import RateLimitExceededError
+from ironcage_core.errors.access import RateLimitExceededError
 from ironcage_core.ports.rate_limits import RateLimits
 from ironcage_core.ports.storage import UnitOfWork
 

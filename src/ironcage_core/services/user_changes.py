@@ -11,14 +11,14 @@ from ironcage_core.domain.audit import Actor, AuditNote
 from ironcage_core.domain.lockouts import is_locked
 from ironcage_core.domain.texts import text_problem
 from ironcage_core.domain.users import User
-from ironcage_core.errors import (
+from ironcage_core.errors.identity import (
     LastAdminError,
     SelfModificationForbiddenError,
     UserAlreadyActiveError,
     UserAlreadySuspendedError,
     UserDeletedError,
-    ValidationError,
 )
+from ironcage_core.errors.tree import ValidationError
 from ironcage_core.ports.storage import UnitOfWork
 from ironcage_core.services.sessions import end_sessions
 from ironcage_core.services.users import ROLES, any_user, role_problem

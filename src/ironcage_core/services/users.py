@@ -9,7 +9,8 @@ from ironcage_core.domain.audit import AuditNote
 from ironcage_core.domain.ids import is_id
 from ironcage_core.domain.texts import text_problem
 from ironcage_core.domain.users import Role, User
-from ironcage_core.errors import ForbiddenError, UserNotFoundError, ValidationError
+from ironcage_core.errors.identity import UserNotFoundError
+from ironcage_core.errors.tree import ForbiddenError, ValidationError
 from ironcage_core.ports.storage import UnitOfWork
 
 ROLES: Final[Mapping[str, Role]] = MappingProxyType({role: role for role in get_args(Role)})

@@ -5,12 +5,8 @@ from typing import Literal
 
 from ironcage_core.domain.access import Principal
 from ironcage_core.domain.instants import MS_PER_S, Instant
-from ironcage_core.errors import (
-    AccountDisabledCredentialError,
-    CredentialError,
-    TokenExpiredError,
-    TokenRevokedError,
-)
+from ironcage_core.errors.access import AccountDisabledCredentialError, TokenExpiredError, TokenRevokedError
+from ironcage_core.errors.tree import CredentialError
 from ironcage_core.ports.secrecy import AccessSigner
 from ironcage_core.ports.storage import UnitOfWork
 from ironcage_core.services.sessions import authenticate_access

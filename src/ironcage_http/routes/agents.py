@@ -10,7 +10,7 @@ from ironcage_core.domain.agents import LONGEST_TAG, Agent, RuntimeStatus
 from ironcage_core.domain.api_tokens import ApiToken
 from ironcage_core.domain.instants import Instant
 from ironcage_core.domain.money import Micros, parse_usd
-from ironcage_core.errors import ValidationError
+from ironcage_core.errors.tree import ValidationError
 from ironcage_core.ports.lists import AgentOrder, BalanceFilter, Page
 from ironcage_core.ports.storage import UnitOfWork
 from ironcage_core.services.agent_changes import check_may_change, delete_agent, update_agent

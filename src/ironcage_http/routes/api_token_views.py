@@ -11,7 +11,7 @@ import msgspec
 from ironcage_core.domain.api_tokens import ApiToken, ApiTokenFields, TokenUse
 from ironcage_core.domain.instants import Instant, parse_instant
 from ironcage_core.domain.money import parse_usd
-from ironcage_core.errors import ValidationError
+from ironcage_core.errors.tree import ValidationError
 from ironcage_http.wire import amount, moment
 
 _UNSET: Final = msgspec.UNSET

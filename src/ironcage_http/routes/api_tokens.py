@@ -9,7 +9,7 @@ from litestar.response.base import ASGIResponse
 
 from ironcage_core.domain.api_tokens import ApiToken, ApiTokenStatus
 from ironcage_core.domain.instants import Instant, parse_instant
-from ironcage_core.errors import ValidationError
+from ironcage_core.errors.tree import ValidationError
 from ironcage_core.ports.lists import ApiTokenFilter, ApiTokenOrder, Page
 from ironcage_core.ports.storage import UnitOfWork
 from ironcage_core.services.api_token_changes import (

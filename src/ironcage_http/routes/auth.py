@@ -16,14 +16,14 @@ from ironcage_core.domain.lockouts import identifier_hash
 from ironcage_core.domain.rate_limits import Rate
 from ironcage_core.domain.texts import text_problem
 from ironcage_core.domain.users import UnknownLogin, User, password_problem
-from ironcage_core.errors import (
+from ironcage_core.errors.access import (
     AccountLockedError,
     InvalidTokenError,
     RateLimitExceededError,
     RefreshReusedError,
-    ValidationError,
     WrongTokenTypeError,
 )
+from ironcage_core.errors.tree import ValidationError
 from ironcage_core.ports.storage import UnitOfWork
 from ironcage_core.services.lockouts import note_login
 from ironcage_core.services.logins import Attempt, RefusedLogin, find_login, log_in, named_by

@@ -13,7 +13,7 @@ from ironcage_core.domain.instants import MS_PER_S
 from ironcage_core.domain.leases import REFRESH_THRESHOLD
 from ironcage_core.domain.ledger import Balance
 from ironcage_core.domain.money import Micros, parse_usd
-from ironcage_core.errors import ForbiddenError, ValidationError
+from ironcage_core.errors.tree import ForbiddenError, ValidationError
 from ironcage_core.ports.storage import UnitOfWork
 from ironcage_core.services.granting import Granted, check_requested
 from ironcage_core.services.handshake import HandshakeRequest, handshake

@@ -8,7 +8,7 @@ from litestar.response.base import ASGIResponse
 
 from ironcage_core.domain.leases import Lease, LeaseStatus
 from ironcage_core.domain.texts import text_problem
-from ironcage_core.errors import ValidationError
+from ironcage_core.errors.tree import ValidationError
 from ironcage_core.ports.lists import LeaseFilter, Page
 from ironcage_core.ports.storage import UnitOfWork
 from ironcage_core.services.agent_records import any_agent, check_sees, scope_of

@@ -5,7 +5,7 @@ from typing import Final
 import msgspec
 from litestar.response.base import ASGIResponse
 
-from ironcage_core.errors import NoFieldsError
+from ironcage_core.errors.tree import NoFieldsError
 from ironcage_core.ports.storage import UnitOfWork
 from ironcage_core.services.users import any_user, rename
 from ironcage_http.calls import Call

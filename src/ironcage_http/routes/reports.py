@@ -10,7 +10,7 @@ from litestar.response.base import ASGIResponse
 from ironcage_core.domain.ic_tokens import AgentIdentity
 from ironcage_core.domain.money import parse_usd
 from ironcage_core.domain.usage import UsageReport
-from ironcage_core.errors import ValidationError
+from ironcage_core.errors.tree import ValidationError
 from ironcage_core.ports.storage import UnitOfWork
 from ironcage_core.services.reporting import (
     BatchReported,

@@ -7,7 +7,8 @@ from typing import Final
 from anyio import fail_after, to_thread
 from litestar.response.base import ASGIResponse
 
-from ironcage_core.errors import ForbiddenError, InvalidTokenError
+from ironcage_core.errors.access import InvalidTokenError
+from ironcage_core.errors.tree import ForbiddenError
 from ironcage_core.ports.storage import UnitOfWork
 from ironcage_http.calls import Call, answer
 from ironcage_http.credentials import bearer_of

@@ -13,7 +13,8 @@ from ironcage_core.domain.access import Principal
 from ironcage_core.domain.instants import Instant
 from ironcage_core.domain.permissions import ROLE_PERMISSIONS
 from ironcage_core.domain.users import ShownStatus, User, password_problem
-from ironcage_core.errors import AccountDisabledCredentialError, ForbiddenError, ValidationError
+from ironcage_core.errors.access import AccountDisabledCredentialError
+from ironcage_core.errors.tree import ForbiddenError, ValidationError
 from ironcage_core.ports.lists import Page, UserFilter, UserOrder
 from ironcage_core.ports.storage import UnitOfWork
 from ironcage_core.services.accounts import add_user, user_problems

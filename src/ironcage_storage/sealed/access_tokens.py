@@ -16,7 +16,8 @@ from typing import Any, Final
 from ironcage_core.domain.ids import is_id
 from ironcage_core.domain.instants import MS_PER_S, Instant
 from ironcage_core.domain.sessions import AccessClaims
-from ironcage_core.errors import InvalidTokenError, StartupError, TokenExpiredError, WrongTokenTypeError
+from ironcage_core.errors.access import InvalidTokenError, TokenExpiredError, WrongTokenTypeError
+from ironcage_core.errors.tree import StartupError
 from ironcage_storage.sealed.hs256 import Hs256
 from ironcage_storage.sealed.proven import Proven
 

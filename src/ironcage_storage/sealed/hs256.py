@@ -10,7 +10,7 @@ from typing import Final
 
 import jwt
 
-from ironcage_core.errors import StartupError
+from ironcage_core.errors.tree import StartupError
 
 _ALGORITHM: Final = "HS256"
 

@@ -21,7 +21,7 @@ from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 from cryptography.hazmat.primitives.hashes import SHA256
 from cryptography.hazmat.primitives.kdf.hkdf import HKDF
 
-from ironcage_core.errors import RefusalError
+from ironcage_core.errors.tree import RefusalError
 
 _ALGORITHM: Final = "AES256"
 _INFO: Final = b"ironcage:ip-token:v1"

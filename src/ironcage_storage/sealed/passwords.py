@@ -9,7 +9,7 @@ from typing import Final
 import argon2
 from argon2.exceptions import HashingError, InvalidHashError, VerificationError
 
-from ironcage_core.errors import UnavailableError
+from ironcage_core.errors.tree import UnavailableError
 
 # Source: contract identity.md 3, "Password policy"; the floor of the OWASP password storage cheat sheet.
 MEMORY_KIB: Final = 19_456

@@ -17,7 +17,8 @@ from typing import Any, Final
 from ironcage_core.domain.ic_tokens import KNOWN_PERMISSIONS, IcTokenClaims, PresentedIcToken
 from ironcage_core.domain.ids import Prefix, is_id
 from ironcage_core.domain.instants import MS_PER_S, Instant
-from ironcage_core.errors import InvalidTokenError, StartupError, TokenExpiredError
+from ironcage_core.errors.access import InvalidTokenError, TokenExpiredError
+from ironcage_core.errors.tree import StartupError
 from ironcage_storage.sealed.hs256 import Hs256
 from ironcage_storage.sealed.proven import Proven
 

@@ -21,7 +21,8 @@ from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 from cryptography.hazmat.primitives.hashes import SHA256
 from cryptography.hazmat.primitives.kdf.hkdf import HKDF
 
-from ironcage_core.errors import CryptoUnavailableError, SecretUnreadableError, StartupError
+from ironcage_core.errors.faults import CryptoUnavailableError, SecretUnreadableError
+from ironcage_core.errors.tree import StartupError
 from ironcage_storage.sealed.ip_tokens import strict_base64
 
 _KEY_BYTES: Final = 32

@@ -3,13 +3,8 @@
 import sqlite3
 from typing import Final
 
-from ironcage_core.errors import (
-    DatabaseDamagedError,
-    InvariantViolationError,
-    IroncageError,
-    StorageError,
-    UnavailableError,
-)
+from ironcage_core.errors.faults import DatabaseDamagedError, InvariantViolationError, StorageError
+from ironcage_core.errors.tree import IroncageError, UnavailableError
 
 APPLICATION_ID: Final = 0x49524F4E
 """`IRON`, in the file header: tells our files from other people's."""

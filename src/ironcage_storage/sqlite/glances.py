@@ -9,7 +9,7 @@ import threading
 from collections.abc import Callable
 from typing import Final, TypeAlias, TypeVar
 
-from ironcage_core.errors import UnavailableError
+from ironcage_core.errors.tree import UnavailableError
 from ironcage_core.ports.storage import UseCase
 from ironcage_storage.sqlite.connection import translated
 from ironcage_storage.sqlite.unit_of_work import SqliteUnitOfWork

@@ -8,7 +8,7 @@ from functools import lru_cache
 from operator import attrgetter
 from typing import Any, Final, Generic, NamedTuple, TypeVar
 
-from ironcage_core.errors import StorageError
+from ironcage_core.errors.faults import StorageError
 from ironcage_storage.sqlite.session import Pending, Session
 
 Row = TypeVar("Row", bound=NamedTuple)

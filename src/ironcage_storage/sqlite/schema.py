@@ -9,7 +9,7 @@ from collections.abc import Sequence
 
 from sqlite_utils import Database, Migrations
 
-from ironcage_core.errors import DatabaseNewerError
+from ironcage_core.errors.faults import DatabaseNewerError
 from ironcage_storage.sqlite.connection import APPLICATION_ID, check_is_ours, translated
 from ironcage_storage.sqlite.migrations import (
     m01_books_and_leases,

@@ -16,7 +16,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Final, Self, TypeVar
 
-from ironcage_core.errors import UnavailableError
+from ironcage_core.errors.tree import UnavailableError
 from ironcage_core.ports.storage import UnitOfWork, UseCase
 from ironcage_core.ports.system import Clock, Ids
 from ironcage_storage.sqlite.connection import MEMORY, connect, translated

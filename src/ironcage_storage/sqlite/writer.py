@@ -14,7 +14,8 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any, Final
 
-from ironcage_core.errors import IroncageError, StorageError
+from ironcage_core.errors.faults import StorageError
+from ironcage_core.errors.tree import IroncageError
 from ironcage_core.ports.storage import UnitOfWork
 from ironcage_storage.sqlite.connection import is_busy, translated
 from ironcage_storage.sqlite.session import BrokenBatchError

@@ -1,0 +1,1 @@
+"""Every refusal and fault of ironcage; `tree` draws them."""
