@@ -65,16 +65,20 @@ def rotate(database: Path, offline: bool) -> None:
             raise click.UsageError(f"there is no master key: set {v.MASTER_KEY.name}")
         vault = AesGcmVault(known.current, known.previous)
         todo = store.read(partial(secrets_to_reseal, vault=vault))
-        if todo and not offline and store.read(key_in_use) != vault.key_id:
-            raise click.UsageError(
-                f"no server has started with master key {vault.key_id} yet, and one that runs with another would not"
-                " open what is encrypted here: restart it first, or say --offline if none runs"
-            )
+        _check_in_use(store, vault.key_id, offline=offline)
         done, unreadable = _reseal_all(store, vault, todo)
     click.echo(f"{done} secrets are encrypted with master key {vault.key_id} now")
     if unreadable:
         click.echo(f"{len(unreadable)} secrets do not decrypt: {' '.join(unreadable)}")
         raise SystemExit(TROUBLE_FOUND)
+
+
+def _check_in_use(store: SqliteStore, key_id: str, *, offline: bool) -> None:
+    if not offline and store.read(key_in_use) != key_id:
+        raise click.UsageError(
+            f"no server has started with master key {key_id} yet, and one that runs with another would not open what"
+            " is encrypted with it, or would go on with the old one: restart it first, or say --offline if none runs"
+        )
 
 
 def _reseal_all(store: SqliteStore, vault: AesGcmVault, todo: list[str]) -> tuple[int, list[str]]:
@@ -89,15 +93,19 @@ def _reseal_all(store: SqliteStore, vault: AesGcmVault, todo: list[str]) -> tupl
 
 @keys.command()
 @click.argument("database", type=_EXISTING)
-def forget(database: Path) -> None:
+@click.option("--offline", is_flag=True, help="No server runs on the database.")
+def forget(database: Path, offline: bool) -> None:
     """Take the old master key out of the secrets file beside DATABASE, if no secret needs it any more."""
     with telling():
         stored = secrets_beside(database, may_create=False)
         old = None if stored is None else stored.previous_master_key
         if old is None:
             raise click.UsageError(f"{secrets_path(database)} holds no old master key")
+        known = _known_keys(database)
         with SqliteStore(database, must_exist=True) as store:
-            health = store.read(partial(check_secrets, vault=_vault(_known_keys(database))))
+            if known.current is not None:
+                _check_in_use(store, known.current.key_id, offline=offline)
+            health = store.read(partial(check_secrets, vault=_vault(known)))
         if needing := health.by_key.get(old.key_id):
             raise click.UsageError(f"{needing} secrets need master key {old.key_id}: run ironcage keys rotate first")
         forget_previous_master_key(database)

@@ -8,15 +8,13 @@ from collections.abc import Callable
 from datetime import UTC, datetime
 from typing import Any, Final, TypeVar
 
-import msgspec
-
 from ironcage_core.domain.ic_tokens import AgentIdentity
 from ironcage_core.domain.instants import MS_PER_S, Instant, parse_instant
 from ironcage_core.errors.tree import ValidationError
 from ironcage_core.ports.storage import UnitOfWork
 from ironcage_core.services.granting import check_may_call
 from ironcage_http.calls import Call
-from ironcage_http.wire import Read, S
+from ironcage_http.wire import Read, S, text_of
 
 T = TypeVar("T")
 
@@ -45,7 +43,7 @@ def _token_in(body: Read[Any]) -> str | None:
     """Return the body's `ic_token`, even if other fields are wrong."""
     token: object = getattr(body.found, "ic_token", None)
     if body.found is None and "ic_token" in body.fields:
-        token = msgspec.json.decode(body.fields["ic_token"])
+        token = text_of(body.fields["ic_token"])
     if token is None:
         return None
     if not isinstance(token, str) or not token.strip() or len(token.removeprefix("ic_")) > MAX_TOKEN_CHARS:

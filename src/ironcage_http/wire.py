@@ -6,6 +6,7 @@ and only then what he sent (contract identity.md 1), so the outcome waits in a `
 """
 
 import re
+from collections.abc import Sequence
 from decimal import Decimal
 from functools import lru_cache
 from typing import Any, Final, Generic, TypeVar
@@ -19,6 +20,8 @@ from ironcage_core.errors.tree import RefusalError, ValidationError
 S = TypeVar("S", bound=msgspec.Struct)
 
 MAX_DEPTH: Final = 64
+MAX_STRANGERS: Final = 20
+_FIELD_NAME: Final = re.compile(r"[a-z_]{1,40}")
 # Possessive, and content with a string that never ends: nothing is scanned twice, whatever is sent.
 _STRING: Final = re.compile(rb'"(?:[^"\\]|\\.)*+(?:"|\\?\Z)', re.DOTALL)
 _BRACKET: Final = re.compile(rb"[\[\]{}]")
@@ -117,7 +120,7 @@ class Read(Generic[S]):
         self.problems = _problems_of(self.fields, kind)
         if is_strict:
             known = {field.encode_name for field in _fields_of(kind)}
-            self.problems |= {name: "is not a field of this body" for name in self.fields if name not in known}
+            self.problems |= _strangers([name for name in self.fields if name not in known])
         if not self.problems:
             try:
                 self.found = _decoder(kind).decode(raw)
@@ -146,6 +149,7 @@ class Read(Generic[S]):
         return self.found
 
 
+_TEXT: Final = msgspec.json.Decoder(str | None)
 _FIELDS: Final = msgspec.json.Decoder(dict[str, msgspec.Raw])
 
 
@@ -178,6 +182,22 @@ def _problems_of(fields: dict[str, msgspec.Raw], kind: type[msgspec.Struct]) -> 
             is_absent = field.required and bytes(raw).strip() == b"null"
             problems[field.encode_name] = "is required" if is_absent else _phrase(error)
     return problems
+
+
+def text_of(raw: msgspec.Raw) -> object:
+    """Return the value of a field that is a text or null; for any other, a thing that is neither."""
+    try:
+        return _TEXT.decode(raw)
+    except msgspec.DecodeError:  # also a number that is beyond all numbers
+        return msgspec.UNSET
+
+
+def _strangers(names: Sequence[str]) -> dict[str, str]:
+    """Return what to say of unknown fields: a few, and by name only if it looks like one, for it may be a secret."""
+    shown = [name for name in names if _FIELD_NAME.fullmatch(name)][:MAX_STRANGERS]
+    if names and not shown:
+        return {"body": "has a field that it must not have"}
+    return dict.fromkeys(shown, "is not a field of this body")
 
 
 def _phrase(error: msgspec.ValidationError) -> str:

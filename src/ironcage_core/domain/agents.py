@@ -30,6 +30,9 @@ RUNTIME_TRANSITIONS: Final[Mapping[tuple[RuntimeStatus, RuntimeEvent], RuntimeSt
 )
 """A pair that is missing leaves the state as it is. Source: contract resources.md 1.2, 1.4 and 1.5."""
 
+MOST_LOOKED_AT: Final = 200
+"""Above this a list of tags is refused as a whole, not tag by tag."""
+
 MAX_TAGS: Final = 20
 LONGEST_TAG: Final = 50
 LONGEST_NAME: Final = 100
@@ -95,6 +98,9 @@ def tag_problems(tags: Iterable[Any], present: Collection[str] = ()) -> dict[str
     """
     problems = {}
     counted = set()
+    tags = list(tags)
+    if len(tags) > MOST_LOOKED_AT:
+        return {"tags": f"may have at most {MAX_TAGS} entries"}
     for place, given in enumerate(tags):
         tag = given.strip() if isinstance(given, str) else given
         problem = text_problem(tag, longest=LONGEST_TAG)

@@ -152,11 +152,15 @@ def check_base_url(base_url: str | None, *, allows_http: bool = True) -> str | N
         try:
             url = urlsplit(base_url)
             is_local = url.hostname in {"localhost", "127.0.0.1", "::1"}
-            fits = bool(url.hostname) and (url.scheme == "https" or (url.scheme == "http" and is_local and allows_http))
+            fits = (
+                bool(url.hostname)
+                and url.port != 0
+                and (url.scheme == "https" or (url.scheme == "http" and is_local and allows_http))
+            )
         except ValueError:
             fits = False
         else:
-            fits = fits and "@" not in url.netloc and not url.fragment and " " not in base_url
+            fits = fits and base_url.isascii() and "@" not in url.netloc and not set(base_url) & set(" \\#")
         problem = None if fits else "must be an absolute https URL without user information and fragment"
     if problem:
         raise ValidationError({"base_url": problem})

@@ -15,7 +15,7 @@ from ironcage_core.domain.agents import Agent, is_system_tag, tag_problems, tidy
 from ironcage_core.domain.audit import Actor, AuditNote
 from ironcage_core.errors.tree import ForbiddenError, NoFieldsError, ValidationError
 from ironcage_core.ports.storage import UnitOfWork
-from ironcage_core.services.agent_keys import checked_keys, in_order, key_ids_of, replace_keys
+from ironcage_core.services.agent_keys import check_may_add, checked_keys, in_order, key_ids_of, replace_keys
 from ironcage_core.services.agent_records import own_agent
 from ironcage_core.services.agents import (
     description_problem,
@@ -91,6 +91,7 @@ def update_agent(uow: UnitOfWork, agent_id: str, fields: AgentFields, *, princip
         raise ValidationError(problems)
     before = key_ids_of(uow, agent.id)
     after = _keys_wanted(uow, fields, before)
+    check_may_add(uow, principal, fields.get("project_id", agent.project_id), set(after) - set(before))
     changed = _with(agent, fields, keeps_system_tags=principal.reach != "all")
     if changed == agent and after == before:
         return agent

@@ -9,7 +9,7 @@ Source: contract resources.md 2.4.
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 
-from ironcage_core.domain.access import Principal
+from ironcage_core.domain.access import Principal, judged
 from ironcage_core.domain.agents import Agent
 from ironcage_core.domain.audit import Actor, AuditNote
 from ironcage_core.domain.ids import is_id
@@ -55,11 +55,26 @@ def assign_agent_keys(uow: UnitOfWork, agent_id: str, key_ids: Sequence[str], *,
     agent = own_agent(uow, agent_id, principal)
     before = key_ids_of(uow, agent.id)
     after = checked_keys(uow, key_ids, present=before)
-    if principal.reach != "all":
-        of_project = {key.provider_key_id for key in uow.projects.keys_of(agent.project_id)}
-        if not of_project.issuperset(set(after) - set(before)):
-            raise ForbiddenError("An owner may add only provider keys of the agent's project")
+    check_may_add(uow, principal, agent.project_id, set(after) - set(before))
     return _assigned(uow, agent, before, after, principal.actor)
+
+
+def check_may_add(uow: UnitOfWork, principal: Principal, project_id: str, key_ids: Collection[str]) -> None:
+    """Refuse keys that somebody adds to an agent without being allowed to: else any key could be had by an agent's.
+
+    Only an admin adds keys that the agent's project has not, by a credential that may manage agents and is bound to no
+    project.
+
+    Raises:
+        ForbiddenError: Such a key, and no such admin.
+        InsufficientScopeError: An admin's token that may not manage agents.
+    """
+    of_project = {key.provider_key_id for key in uow.projects.keys_of(project_id)}
+    if of_project.issuperset(key_ids):
+        return
+    if principal.reach != "all" or principal.bound_project is not None:
+        raise ForbiddenError("Only provider keys of the agent's project may be added")
+    judged(principal, "agents.manage")
 
 
 def unassign_agent_key(uow: UnitOfWork, agent_id: str, key_id: str, *, principal: Principal) -> AssignedKeys:

@@ -158,4 +158,4 @@ def project_for(principal: Principal, project_id: str | None) -> str:
     bound = principal.bound_project
     if bound is not None and project_id not in {None, bound}:
         raise ForbiddenError("The token is bound to another project")
-    return project_id or bound or MASTER_PROJECT
+    return (bound or MASTER_PROJECT) if project_id is None else project_id

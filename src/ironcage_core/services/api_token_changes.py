@@ -59,6 +59,9 @@ def update_api_token(
     changed = changed._replace(updated_at=uow.now)
     if _comes_to_life(token, changed, uow.now):
         check_room(uow, token.user_id, most=most, besides=token.id)
+        # While it slept its owner may have lost sight of the project, or the project its life.
+        if problems := problems_of_fields(uow, {"project_id": changed.project_id}, token.user_id):
+            raise ValidationError(problems)
     uow.api_tokens.put(changed)
     _note_changes(uow, token, changed, principal.actor)
     return changed

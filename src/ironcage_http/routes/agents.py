@@ -14,7 +14,7 @@ from ironcage_core.errors.tree import ValidationError
 from ironcage_core.ports.lists import AgentOrder, BalanceFilter, Page
 from ironcage_core.ports.storage import UnitOfWork
 from ironcage_core.services.agent_changes import check_may_change, delete_agent, update_agent
-from ironcage_core.services.agent_keys import in_order
+from ironcage_core.services.agent_keys import check_may_add, in_order
 from ironcage_core.services.agent_lists import AgentOverview, agent_overview, agent_tokens, list_agents
 from ironcage_core.services.agent_records import STATUSES, own_agent
 from ironcage_core.services.agent_states import StoppedAgent, start_agent, stop_agent
@@ -59,6 +59,8 @@ async def create(call: Call) -> ASGIResponse:
 
 def _create(uow: UnitOfWork, wish: AgentBody, principal: Principal, call: Call) -> tuple[AgentOverview, str]:
     project_id = project_for(principal, wish.project_id)
+    key_ids = in_order(wish.provider_key_id, wish.providers)
+    check_may_add(uow, principal, project_id, key_ids)
     budget, unreadable = _budget(wish)
     try:
         created = create_agent(
@@ -66,7 +68,7 @@ def _create(uow: UnitOfWork, wish: AgentBody, principal: Principal, call: Call) 
             name=wish.name,
             budget=budget,
             owner_id=principal.user_id if wish.owner_id is None else wish.owner_id,
-            provider_key_ids=in_order(wish.provider_key_id, wish.providers),
+            provider_key_ids=key_ids,
             description=wish.description,
             tags=wish.tags or (),
             project_id=project_id,

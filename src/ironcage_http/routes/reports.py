@@ -25,7 +25,7 @@ from ironcage_http.calls import Call, answer
 from ironcage_http.errors import details_of
 from ironcage_http.routing import Route
 from ironcage_http.runtimes import as_agent, instant_of
-from ironcage_http.wire import Read, amount, moment
+from ironcage_http.wire import Read, amount, moment, text_of
 from ironcage_http.wiring import Wiring
 
 
@@ -164,7 +164,7 @@ def _unread(raw: msgspec.Raw) -> UnreadReport:
     """Name what is wrong with an item, and the request it was about as far as that can be told."""
     body = Read(bytes(raw), "application/json", ReportBody)
     sent = body.fields.get("request_id")
-    request_id = body.found.request_id if body.found else None if sent is None else msgspec.json.decode(sent)
+    request_id = body.found.request_id if body.found else None if sent is None else text_of(sent)
     try:
         _usage(body.value())
     except ValidationError as refusal:
