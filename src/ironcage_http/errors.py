@@ -134,10 +134,15 @@ def _limit_headers(error: RateLimitExceededError) -> dict[str, str]:
     limit, reset_at = error.details.get("limit"), error.details.get("reset_at")
     if not isinstance(limit, int) or not isinstance(reset_at, int):
         return {}
+    return limit_headers(limit, 0, -(-reset_at // MS_PER_S))
+
+
+def limit_headers(limit: int, remaining: int, reset_unix_s: int) -> dict[str, str]:
+    """Return the headers that tell of a rate limit."""
     return {
         "X-RateLimit-Limit": str(limit),
-        "X-RateLimit-Remaining": "0",
-        "X-RateLimit-Reset": str(-(-reset_at // MS_PER_S)),
+        "X-RateLimit-Remaining": str(remaining),
+        "X-RateLimit-Reset": str(reset_unix_s),
     }
 
 

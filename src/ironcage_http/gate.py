@@ -5,14 +5,14 @@ what its limits leave is decided inside, on the state that the use case then wor
 read that turns out to write, a batch that is repeated): a request is counted once.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Final
 
 from ironcage_core.domain.access import Origin, Principal, check_password, judged
 from ironcage_core.domain.ic_tokens import AgentIdentity, PresentedIcToken
-from ironcage_core.domain.limit_classes import LIMITS, LimitClass
+from ironcage_core.domain.limit_classes import LIMITS, LimitClass, LimitKey
 from ironcage_core.domain.rate_limits import Taken
 from ironcage_core.errors.access import AgentTokenForbiddenError, InvalidTokenError, WrongTokenTypeError
 from ironcage_core.errors.tree import CredentialError
@@ -32,8 +32,6 @@ AFTER_THE_ROLE: Final = frozenset(("keys", "api_token_make"))
 IN_THE_USE_CASE: Final = frozenset(("provider_key",))
 """Classes that count only calls that would otherwise succeed, but for limits, money and cryptography; what answers the
 call counts it. Source: contract resources.md 4.2."""
-
-_BY_RESOURCE: Final = frozenset(("create", "read", "update", "delete"))
 
 User = Callable[[UnitOfWork], Principal]
 Agent = Callable[[UnitOfWork], AgentIdentity]
@@ -131,20 +129,20 @@ class Gate:
             self._is_admitted = True
         return judged(principal, action)
 
-    def _take_of(self, user_or_agent: str, credential: str, project: str | None = None) -> None:
+    def _take_of(self, caller: str, credential: str, project: str | None = None) -> None:
         name = self.route.limit_class
         if name is None or LIMITS[name].key == "ip":
             return
-        if LIMITS[name].key == "principal":
-            self._take(name, f"{credential} {self.route.method} {self.route.path}")
-        elif name in _BY_RESOURCE:
-            self._take(name, f"{user_or_agent} {self.route.path.split('/')[1]}")
-        elif name == "agent_status":
-            self._take(name, f"{user_or_agent} {self.agent_id}")
-        elif name == "keys":
-            self._take(name, f"{user_or_agent} {project}")
-        else:
-            self._take(name, user_or_agent)
+        route = self.route
+        keys: Mapping[LimitKey, str] = {
+            "user": caller,
+            "agent": caller,
+            "user and resource": f"{caller} {route.path.split('/')[1]}",
+            "user and agent": f"{caller} {self.agent_id}",
+            "user and project": f"{caller} {project}",
+            "credential and route": f"{credential} {route.method} {route.path}",
+        }
+        self._take(name, keys[LIMITS[name].key])
 
     def limit_address(self, name: LimitClass) -> None:
         """Take from a limit by the client's address.

@@ -10,6 +10,7 @@ from ironcage_core.domain.limit_classes import LIMITS, LimitClass
 from ironcage_core.domain.rate_limits import FailureWindow, Taken
 from ironcage_core.errors.access import RateLimitExceededError
 from ironcage_core.ports.rate_limits import RateLimits
+from ironcage_http.errors import limit_headers
 from ironcage_http.settings import Settings
 
 
@@ -43,6 +44,17 @@ class Throttle:
         """Return for how many seconds an address may not log in, after too many failures; 0 if it may."""
         return self._failures.wait_s(ip) if self._is_on else 0
 
+    def login_refusal(self, ip: str, now: Instant) -> RateLimitExceededError:
+        """Return what an address is told that has failed too often to log in."""
+        wait_s = max(1, self.login_wait_s(ip))
+        return RateLimitExceededError(
+            f"Too many failed logins; try again in {wait_s} s",
+            limit=self._failures.limit,
+            window_seconds=self._failures.window_s,
+            retry_after_s=wait_s,
+            reset_at=now + wait_s * MS_PER_S,
+        )
+
     def note_failed_login(self, ip: str) -> bool:
         """Count a failed login of an address.
 
@@ -55,11 +67,7 @@ class Throttle:
 
 def headers_of(taken: Taken, now_unix_s: int) -> dict[str, str]:
     """Return the headers of an answer to a request that was counted, refused or not."""
-    return {
-        "X-RateLimit-Limit": str(taken.limit),
-        "X-RateLimit-Remaining": str(taken.remaining),
-        "X-RateLimit-Reset": str(now_unix_s + taken.reset_in_s),
-    }
+    return limit_headers(taken.limit, taken.remaining, now_unix_s + taken.reset_in_s)
 
 
 def check(taken: Taken | None, now: Instant) -> None:

@@ -17,7 +17,9 @@ LimitClass = Literal[
     "budget_request_create", "budget_request_decide", "analytics_events", "analytics_duplicates", "analytics_read",
     "reads", "writes", "handshake", "refresh_lease", "return", "report", "reserve",
 ]  # fmt: skip
-LimitKey = Literal["ip", "user", "agent", "principal"]
+LimitKey = Literal[
+    "ip", "user", "agent", "user and resource", "user and agent", "user and project", "credential and route",
+]  # fmt: skip
 
 _MIN_S: Final = 60
 _HOUR_S: Final = 3600
@@ -28,7 +30,7 @@ class Limit(NamedTuple):
 
     Args:
         rate: How many in which time, unless the operator says otherwise.
-        key: What it is counted by; a caller may narrow it, by the route or the project for instance.
+        key: What it is counted by.
         is_always_on: Whether it holds where rate limits are switched off, too.
     """
 
@@ -51,20 +53,20 @@ LIMITS: Final[Mapping[LimitClass, Limit]] = MappingProxyType(
         "api_token_validate": _per_min(100, "ip", is_always_on=True),
         "api_token_make": _per_min(10, "user", is_always_on=True),
         "ic_token_make": _per_min(30, "user"),
-        "keys": _per_min(10, "user", is_always_on=True),  # and project
+        "keys": _per_min(10, "user and project", is_always_on=True),
         "provider_key": _per_min(10, "agent", is_always_on=True),
-        "create": _per_min(10, "user"),
-        "read": _per_min(60, "user"),
-        "update": _per_min(30, "user"),
-        "delete": _per_min(10, "user"),
-        "agent_status": _per_min(20, "user"),  # and agent
+        "create": _per_min(10, "user and resource"),
+        "read": _per_min(60, "user and resource"),
+        "update": _per_min(30, "user and resource"),
+        "delete": _per_min(10, "user and resource"),
+        "agent_status": _per_min(20, "user and agent"),
         "budget_request_create": Limit(Rate(10, _HOUR_S), "user"),
         "budget_request_decide": _per_min(30, "user"),
         "analytics_events": Limit(Rate(5000, 5 * _MIN_S), "agent"),  # a burst of 5000, refilled by 1000 a minute
         "analytics_duplicates": _per_min(20_000, "agent"),
         "analytics_read": _per_min(300, "user"),
-        "reads": _per_min(100, "principal"),  # and route
-        "writes": _per_min(60, "principal"),  # and route
+        "reads": _per_min(100, "credential and route"),
+        "writes": _per_min(60, "credential and route"),
         "handshake": _per_min(60, "agent"),
         "refresh_lease": _per_min(60, "agent"),
         "return": _per_min(60, "agent"),

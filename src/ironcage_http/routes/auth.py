@@ -11,7 +11,6 @@ import msgspec
 from litestar.response.base import ASGIResponse
 
 from ironcage_core.domain.access import Principal
-from ironcage_core.domain.instants import MS_PER_S
 from ironcage_core.domain.lockouts import identifier_hash
 from ironcage_core.domain.rate_limits import Rate
 from ironcage_core.domain.texts import text_problem
@@ -44,10 +43,6 @@ from ironcage_http.sessions import SessionView, lockout_policy, session_answer, 
 LONGEST_IDENTIFIER: Final = 255
 LONGEST_PASSWORD: Final = 1000
 LONGEST_REFRESH: Final = 500
-MAX_FAILURES: Final = 5
-FAILURE_WINDOW_S: Final = 300
-"""What the throttle lets one address fail. Source: contract identity.md 3, "Brute force"."""
-
 _ONE_A_MINUTE: Final = Rate(1, 60)
 
 
@@ -110,14 +105,7 @@ def _check_failures(call: Call) -> None:
 
 
 def _too_many_failures(call: Call) -> RateLimitExceededError:
-    wait_s = max(1, call.wiring.throttle.login_wait_s(_address(call)))
-    return RateLimitExceededError(
-        f"Too many failed logins; try again in {wait_s} s",
-        limit=MAX_FAILURES,
-        window_seconds=FAILURE_WINDOW_S,
-        retry_after_s=wait_s,
-        reset_at=call.wiring.clock.now() + wait_s * MS_PER_S,
-    )
+    return call.wiring.throttle.login_refusal(_address(call), call.wiring.clock.now())
 
 
 def _address(call: Call) -> str:
