@@ -73,6 +73,12 @@ class AuditNote:
     metadata: Mapping[str, object] = field(default_factory=dict)
 
 
+def changes_between(before: Mapping[str, object], after: Mapping[str, object]) -> dict[str, dict[str, object]]:
+    """Return what a note remembers of a change: the fields that differ, as they were and as they are."""
+    names = [name for name in {**before, **after} if before.get(name) != after.get(name)]
+    return {"before": {name: before.get(name) for name in names}, "after": {name: after.get(name) for name in names}}
+
+
 class AuditRow(NamedTuple):
     """One stored row of the audit log; a column each, in order. `seq` is given by the store."""
 

@@ -6,6 +6,11 @@ from typing import Final
 _CONTROL: Final = re.compile(r"[\x00-\x1f\x7f-\x9f]")
 
 
+def tidied(text: str | None) -> str | None:
+    """Return a text that may be left out without the blanks around it, or None for an empty one."""
+    return (text or "").strip() or None
+
+
 def text_problem(value: object, *, longest: int) -> str | None:
     """Return what is wrong with a required text, or None.
 

@@ -12,7 +12,8 @@ from typing import Final, Literal, TypedDict, cast
 
 from ironcage_core.domain.access import Principal, judged
 from ironcage_core.domain.agents import Agent, is_system_tag, tag_problems, tidy_tags
-from ironcage_core.domain.audit import Actor, AuditNote
+from ironcage_core.domain.audit import Actor, AuditNote, changes_between
+from ironcage_core.domain.texts import tidied
 from ironcage_core.errors.tree import ForbiddenError, NoFieldsError, ValidationError
 from ironcage_core.ports.storage import UnitOfWork
 from ironcage_core.services.agent_keys import check_may_add, checked_keys, in_order, key_ids_of, replace_keys
@@ -20,15 +21,14 @@ from ironcage_core.services.agent_records import own_agent
 from ironcage_core.services.agents import (
     description_problem,
     name_problem,
-    owner_problem,
     project_problem,
     tags_text,
-    tidy_description,
 )
 from ironcage_core.services.api_token_changes import end_api_token
 from ironcage_core.services.ic_token_changes import revoke_ic_token
 from ironcage_core.services.leasing import revoke_open_leases
 from ironcage_core.services.runtime_states import note_runtime_event
+from ironcage_core.services.users import owner_problem
 
 STATUSES: Final = ("active", "inactive")
 ADMIN_FIELDS: Final = frozenset(("owner_id", "project_id", "providers", "provider_key_id", "status"))
@@ -138,7 +138,7 @@ def _with(agent: Agent, fields: AgentFields, *, keeps_system_tags: bool) -> Agen
         status=cast("Literal['active', 'inactive']", fields.get("status", agent.status)),
     )
     if "description" in fields:
-        changed = changed._replace(description=tidy_description(fields["description"]))
+        changed = changed._replace(description=tidied(fields["description"]))
     if "tags" in fields:
         kept = [tag for tag in json.loads(agent.tags) if is_system_tag(tag)] if keeps_system_tags else []
         changed = changed._replace(tags=tags_text(tidy_tags([*fields["tags"], *kept])))
@@ -166,8 +166,7 @@ def _note_changes(
     actor: Actor,
     leases_revoked: int,
 ) -> None:
-    names = [name for name in before if before[name] != after[name]]
-    changes = {side: {name: row[name] for name in names} for side, row in (("before", before), ("after", after))}
+    changes = changes_between(before, after)
     metadata = {"leases_revoked": leases_revoked} if leases_revoked else {}
     note = AuditNote("AGENT_UPDATED", "agent", "agent", agent.id, actor, changes=changes, metadata=metadata)
     uow.audit.append(note)

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from ironcage_core.domain.access import Principal
 from ironcage_core.domain.agents import Agent
 from ironcage_core.domain.audit import Actor, AuditNote
-from ironcage_core.domain.texts import text_problem
+from ironcage_core.domain.texts import text_problem, tidied
 from ironcage_core.errors.tree import ValidationError
 from ironcage_core.ports.storage import UnitOfWork
 from ironcage_core.services.agent_records import own_agent
@@ -44,7 +44,7 @@ def stop_agent(uow: UnitOfWork, agent_id: str, *, reason: str | None = None, pri
         ValidationError: A bad reason.
     """
     agent = own_agent(uow, agent_id, principal)
-    reason = (reason or "").strip() or None
+    reason = tidied(reason)
     if reason is not None and (problem := text_problem(reason, longest=LONGEST_REASON)):
         raise ValidationError({"reason": problem})
     revoked = revoke_open_leases(uow, agent.id, reason="agent_stopped", actor=principal.actor)

@@ -7,10 +7,10 @@ from dataclasses import dataclass
 from ironcage_core.domain.access import Principal
 from ironcage_core.domain.agents import LONGEST_DESCRIPTION, LONGEST_NAME, Agent, tag_problems, tidy_tags
 from ironcage_core.domain.audit import Actor, AuditNote
-from ironcage_core.domain.ids import MASTER_PROJECT, is_id
+from ironcage_core.domain.ids import MASTER_PROJECT
 from ironcage_core.domain.ledger import Balance
 from ironcage_core.domain.money import Micros
-from ironcage_core.domain.texts import text_problem
+from ironcage_core.domain.texts import text_problem, tidied
 from ironcage_core.errors.tree import ForbiddenError, ValidationError
 from ironcage_core.ports.secrecy import TokenSigner
 from ironcage_core.ports.storage import UnitOfWork
@@ -18,6 +18,7 @@ from ironcage_core.services.agent_keys import checked_keys
 from ironcage_core.services.allocations import check_allocation
 from ironcage_core.services.ic_tokens import IssuedIcToken, issue_ic_token
 from ironcage_core.services.posting import post_adjustment
+from ironcage_core.services.users import owner_problem
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,7 +79,7 @@ def create_agent(
         created_at=uow.now,
         updated_at=uow.now,
         deleted_at=None,
-        description=tidy_description(description),
+        description=tidied(description),
         tags=tags_text(tidy_tags(tags)),
     )
     uow.agents.put(agent)
@@ -123,19 +124,8 @@ def name_problem(name: object) -> str | None:
 
 def description_problem(description: str | None) -> str | None:
     """Return what is wrong with an agent's description, or None; an empty one is none."""
-    tidy = tidy_description(description)
+    tidy = tidied(description)
     return None if tidy is None else text_problem(tidy, longest=LONGEST_DESCRIPTION)
-
-
-def tidy_description(description: str | None) -> str | None:
-    """Return a description without blanks around it, or None for an empty one."""
-    return (description or "").strip() or None
-
-
-def owner_problem(uow: UnitOfWork, owner_id: object) -> str | None:
-    """Return what is wrong with an agent's owner, or None."""
-    owner = uow.users.find(owner_id) if isinstance(owner_id, str) and is_id(owner_id, "user") else None
-    return "must be a live user" if owner is None or owner.status == "deleted" else None
 
 
 def project_problem(uow: UnitOfWork, project_id: str) -> str | None:

@@ -4,7 +4,7 @@ from typing import Final
 
 from ironcage_core.domain.access import Principal
 from ironcage_core.domain.api_tokens import ApiToken, ApiTokenFields, columns_of, told, widens
-from ironcage_core.domain.audit import Actor, AuditNote
+from ironcage_core.domain.audit import Actor, AuditNote, changes_between
 from ironcage_core.domain.instants import Instant
 from ironcage_core.domain.texts import text_problem
 from ironcage_core.errors.identity import ApiTokenNotFoundError, ApiTokenRevokedError, ApiTokenRotatedError
@@ -83,14 +83,13 @@ def _check_not_ended(token: ApiToken) -> None:
 def _note_changes(uow: UnitOfWork, before: ApiToken, after: ApiToken, actor: Actor) -> None:
     """Remember a change, and apart from it whether the token was switched off or on."""
     old, new = told(before), told(after)
-    switched = {"is_active"} if before.is_active != after.is_active else set()
-    others = {name for name in old | new if old.get(name) != new.get(name)} - switched
-    for names, operation in (
-        (others, "API_TOKEN_UPDATED"),
-        (switched, "API_TOKEN_ACTIVATED" if after.is_active else "API_TOKEN_DEACTIVATED"),
+    states = {"is_active": old.pop("is_active")}, {"is_active": new.pop("is_active")}
+    for (was, now), operation in (
+        ((old, new), "API_TOKEN_UPDATED"),
+        (states, "API_TOKEN_ACTIVATED" if after.is_active else "API_TOKEN_DEACTIVATED"),
     ):
-        if names:
-            changes = {side: {name: row.get(name) for name in names} for side, row in (("before", old), ("after", new))}
+        if was != now:
+            changes = changes_between(was, now)
             uow.audit.append(AuditNote(operation, "token", "api_token", after.id, actor, changes=changes))
 
 

@@ -11,10 +11,10 @@ from dataclasses import dataclass
 from typing import Any, Final, Literal, TypedDict
 
 from ironcage_core.domain.access import Principal
-from ironcage_core.domain.audit import Actor, AuditNote
+from ironcage_core.domain.audit import Actor, AuditNote, changes_between
 from ironcage_core.domain.ids import MASTER_PROJECT, ORPHANED_PROJECT, is_id
 from ironcage_core.domain.projects import Project
-from ironcage_core.domain.texts import text_problem
+from ironcage_core.domain.texts import text_problem, tidied
 from ironcage_core.errors.resources import (
     ProjectExistsError,
     ProjectNotEmptyError,
@@ -32,6 +32,7 @@ from ironcage_core.ports.lists import (
     UserFilter,
 )
 from ironcage_core.ports.storage import UnitOfWork
+from ironcage_core.services.users import owner_problem
 
 WELL_KNOWN: Final = frozenset((MASTER_PROJECT, ORPHANED_PROJECT))
 LONGEST_NAME: Final = 100
@@ -172,9 +173,7 @@ def update_project(uow: UnitOfWork, project_id: str, fields: ProjectFields, *, p
         changed = changed._replace(updated_at=uow.now)
         _check_name_is_free(uow, changed)
         uow.projects.put(changed)
-        old, new = _told(project), _told(changed)
-        names = [name for name in new if old[name] != new[name]]
-        changes = {side: {name: row[name] for name in names} for side, row in (("before", old), ("after", new))}
+        changes = changes_between(_told(project), _told(changed))
         _note(uow, "PROJECT_UPDATED", changed, principal.actor, changes=changes)
     return _overview(uow, changed, principal)
 
@@ -225,14 +224,13 @@ def _checked(uow: UnitOfWork, fields: ProjectFields, *, missing: str) -> dict[st
         if problem := text_problem(name, longest=LONGEST_NAME):
             problems["name"] = problem
     if "description" in fields:
-        columns["description"] = (description or "").strip() or None
+        columns["description"] = tidied(description)
         if columns["description"] and (problem := text_problem(description, longest=LONGEST_DESCRIPTION)):
             problems["description"] = problem
     if owner_id is not None:
         columns["owner_id"] = owner_id
-        owner = uow.users.find(owner_id) if is_id(owner_id, "user") else None
-        if owner is None or owner.status == "deleted":
-            problems["owner_id"] = "must be a live user"
+        if problem := owner_problem(uow, owner_id):
+            problems["owner_id"] = problem
     if problems:
         raise ValidationError(problems)
     return columns

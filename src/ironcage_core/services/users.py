@@ -45,6 +45,12 @@ def visible_user(uow: UnitOfWork, user_id: str, principal: Principal) -> User:
     return any_user(uow, user_id)
 
 
+def owner_problem(uow: UnitOfWork, user_id: object) -> str | None:
+    """Return what is wrong with somebody as the owner of a thing, or None."""
+    owner = uow.users.find(user_id) if isinstance(user_id, str) and is_id(user_id, "user") else None
+    return "must be a live user" if owner is None or owner.status == "deleted" else None
+
+
 def role_problem(role: str) -> str | None:
     """Return what is wrong with a role, or None."""
     return None if role in ROLES else f"must be one of {', '.join(ROLES)}"

@@ -7,7 +7,6 @@ from typing import Any, Final, cast
 import msgspec
 
 from ironcage_core.domain.api_tokens import ApiToken
-from ironcage_core.domain.instants import Instant
 from ironcage_core.services.agent_changes import AgentFields
 from ironcage_core.services.agent_lists import AgentOverview
 from ironcage_core.services.agent_records import status_of
@@ -144,8 +143,8 @@ def agent_view(seen: AgentOverview, token: TokenOfAgentView | None = None) -> Ag
     )
 
 
-def bound_token_view(token: ApiToken, now: Instant) -> BoundTokenView:
-    """Return a token of an agent as it goes on the wire, as of an instant."""
+def bound_token_view(token: ApiToken) -> BoundTokenView:
+    """Return a token of an agent as it goes on the wire."""
     return BoundTokenView(
         id=token.id,
         name=token.name,
@@ -153,7 +152,7 @@ def bound_token_view(token: ApiToken, now: Instant) -> BoundTokenView:
         agent_id=token.agent_id,
         project_id=token.project_id,
         provider=token.provider,
-        is_active=bool(token.is_active) and token.status_at(now) not in {"revoked", "rotated"},
+        is_active=bool(token.is_active),
         created_at=moment(token.created_at),
         last_used_at=moment(token.last_used_at),
         expires_at=moment(token.expires_at),

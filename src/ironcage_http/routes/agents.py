@@ -8,7 +8,6 @@ from litestar.response.base import ASGIResponse
 from ironcage_core.domain.access import Principal
 from ironcage_core.domain.agents import LONGEST_TAG, Agent, RuntimeStatus
 from ironcage_core.domain.api_tokens import ApiToken
-from ironcage_core.domain.instants import Instant
 from ironcage_core.domain.money import Micros, parse_usd
 from ironcage_core.errors.tree import ValidationError
 from ironcage_core.ports.lists import AgentOrder, BalanceFilter, Page
@@ -184,14 +183,14 @@ async def list_tokens(call: Call) -> ASGIResponse:
     query = Query(call.query)
     paging = query.paging()
 
-    def run(uow: UnitOfWork) -> tuple[Page[ApiToken], Instant]:
+    def run(uow: UnitOfWork) -> Page[ApiToken]:
         principal = who(uow)
         agent = own_agent(uow, call.path["agent_id"], principal)
         query.check()
-        return agent_tokens(uow, agent.id, paging, principal=principal), uow.now
+        return agent_tokens(uow, agent.id, paging, principal=principal)
 
-    page, now = await call.see(run)
-    return listed(page, paging, [bound_token_view(token, now) for token in page.rows])
+    page = await call.see(run)
+    return listed(page, paging, [bound_token_view(token) for token in page.rows])
 
 
 ROUTES: Final[tuple[Route, ...]] = (

@@ -165,7 +165,6 @@ _READINGS: Final[Mapping[str, tuple[str, Callable[..., int]]]] = MappingProxyTyp
 
 def shown(token: ApiToken, now: Instant) -> tuple[Any, ...]:
     """Return the fields of the view, as of an instant."""
-    status = token.status_at(now)
     return (
         token.id,
         token.name,
@@ -175,8 +174,8 @@ def shown(token: ApiToken, now: Instant) -> tuple[Any, ...]:
         token.agent_id,
         token.provider,
         token.scopes.split(),
-        status,
-        bool(token.is_active) and status not in {"revoked", "rotated"},
+        token.status_at(now),
+        bool(token.is_active),
         token.hint,
         moment(token.expires_at),
         token.rate_limit_rps,

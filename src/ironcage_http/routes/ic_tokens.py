@@ -8,6 +8,7 @@ from litestar.response.base import ASGIResponse
 from ironcage_core.domain.agents import Agent
 from ironcage_core.domain.ic_tokens import DEFAULT_PERMISSIONS, IcTokenRecord
 from ironcage_core.domain.instants import Instant, parse_instant
+from ironcage_core.domain.texts import tidied
 from ironcage_core.ports.storage import UnitOfWork
 from ironcage_core.services.agent_records import own_agent
 from ironcage_core.services.ic_token_changes import ReplacedIcToken, replace_ic_token, revoke_ic_token
@@ -90,7 +91,7 @@ async def issue(call: Call) -> ASGIResponse:
             uow,
             agent.id,
             expires_at=_instant(wish.expires_at),
-            description=(wish.description or "").strip() or None,
+            description=tidied(wish.description),
             permissions=DEFAULT_PERMISSIONS if wish.permissions is None else wish.permissions,
             actor=principal.actor,
             signer=call.wiring.ic_signer,
