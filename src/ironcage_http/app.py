@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from functools import partial
 from typing import Any, Final
 
-from litestar import Litestar, Request, Router
+from litestar import Litestar, Request
 from litestar.exceptions import HTTPException
 from litestar.handlers import HTTPRouteHandler
 from litestar.response.base import ASGIResponse
@@ -118,9 +118,13 @@ def create_app(store: Store, settings: Settings) -> ASGIApp:
     wiring = wire(store, settings)
     metrics = Metrics(lambda: store.queue_depth)
     document = openapi.describe(ROUTES)
-    routers = [_router("/api/v1", wiring), _router("/api", wiring)]
     app = Litestar(
-        route_handlers=[*routers, *_documents(document), _metrics(wiring, metrics)],
+        route_handlers=[
+            *_handlers("/api/v1", wiring),
+            *_handlers("/api", wiring),
+            *_documents(document),
+            _metrics(wiring, metrics),
+        ],
         exception_handlers={HTTPException: on_http_exception, Exception: on_exception},
         lifespan=[partial(maintained, wiring=wiring, watch=SecretWatch(wiring, metrics))],
         request_max_body_size=settings.max_body_bytes,
@@ -131,15 +135,14 @@ def create_app(store: Store, settings: Settings) -> ASGIApp:
     return Edge(app, origins=settings.allowed_origins, is_production=is_production, metrics=metrics)
 
 
-def _router(base: str, wiring: Wiring) -> Router:
-    handlers = [
+def _handlers(base: str, wiring: Wiring) -> list[HTTPRouteHandler]:
+    return [
         # Every answer brings its own status; Litestar would take that of a DELETE for 204 and refuse a body.
-        HTTPRouteHandler(_typed(route.path), http_method=route.method, status_code=200, media_type=JSON)(
+        HTTPRouteHandler(base + _typed(route.path), http_method=route.method, status_code=200, media_type=JSON)(
             endpoint(route, wiring)
         )
         for route in ROUTES
     ]
-    return Router(base, route_handlers=handlers)
 
 
 def _typed(path: str) -> str:

@@ -59,7 +59,7 @@ async def validate(call: Call) -> ASGIResponse:
     if not carried:
         raise MissingTokenError("A token is needed")
     signer = call.wiring.access_signer
-    found = await call.see(partial(validate_access, token=carried.pop(), signer=signer))
+    found = await call.glance(partial(validate_access, token=carried.pop(), signer=signer))
     return answer(_valid(found) if isinstance(found, ValidToken) else _invalid(found))
 
 
@@ -88,7 +88,7 @@ def _moment(instant: Instant | None) -> str | msgspec.UnsetType:
 async def verify(call: Call) -> ASGIResponse:
     """Tell who calls, or refuse."""
     who = call.user()
-    principal = await call.see(who)
+    principal = await call.glance(who)
     token = principal.token
     view = VerifiedView(
         valid=True,

@@ -22,7 +22,7 @@ class MeBody(msgspec.Struct, frozen=True):
 async def get_me(call: Call) -> ASGIResponse:
     """Show the caller's own account."""
     who = call.user()
-    return account_answer(await call.see(lambda uow: (any_user(uow, who(uow).user_id), uow.now)))
+    return account_answer(await call.glance(lambda uow: (any_user(uow, who(uow).user_id), uow.now)))
 
 
 async def change_me(call: Call) -> ASGIResponse:
