@@ -1,10 +1,10 @@
 """Only a value that this key signed as an access token is one, and only until its expiry."""
 
-import base64
 import hashlib
 import hmac
 import json
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import jwt
@@ -20,7 +20,9 @@ from ironcage_core.errors.tree import CredentialError, StartupError
 from ironcage_core.ports.secrecy import AccessSigner
 from ironcage_storage.sealed.access_tokens import AccessTokenSigner, new_refresh_token
 from ironcage_storage.sealed.tokens import IcTokenSigner
+from tests.support import forging
 from tests.support.errors import everything_said_by
+from tests.support.forging import b64url
 
 SECRET = "an access token secret, long enough"
 OTHER_SECRET = "another access token secret, as long"
@@ -64,18 +66,8 @@ IC_CLAIMS = IcTokenClaims(
 )
 
 
-def b64url(raw: bytes) -> str:
-    return base64.urlsafe_b64encode(raw).rstrip(b"=").decode()
-
-
-def forge(header: bytes, payload: bytes, *, key: str = SECRET) -> str:
-    """Sign any header and payload with HMAC-SHA256, whatever the header says."""
-    signed = f"{b64url(header)}.{b64url(payload)}"
-    return f"{signed}.{b64url(hmac.digest(key.encode(), signed.encode(), 'sha256'))}"
-
-
-def signed_as(payload: object) -> str:
-    return forge(b'{"alg":"HS256","typ":"JWT"}', json.dumps(payload).encode())
+forge = partial(forging.forge, key=SECRET)
+signed_as = partial(forging.signed_as, key=SECRET)
 
 
 def assert_refused(

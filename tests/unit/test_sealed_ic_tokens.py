@@ -1,12 +1,11 @@
 """Only a value that this key signed, with claims that agree, is a token; every failure but expiry looks the same."""
 
-import base64
 import hashlib
-import hmac
 import json
 import threading
 from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import jwt
@@ -21,7 +20,9 @@ from ironcage_core.errors.access import InvalidTokenError, TokenExpiredError
 from ironcage_core.errors.tree import CredentialError, StartupError
 from ironcage_core.ports.secrecy import TokenSigner
 from ironcage_storage.sealed.tokens import IcTokenSigner, hash_equals, hash_token
+from tests.support import forging
 from tests.support.errors import everything_said_by
+from tests.support.forging import b64url
 
 SECRET = "an IC token secret of enough characters"
 OTHER_SECRET = "another IC token secret, long enough too"
@@ -50,18 +51,8 @@ def payload_of(value: str) -> Payload:
     return payload
 
 
-def b64url(raw: bytes) -> str:
-    return base64.urlsafe_b64encode(raw).rstrip(b"=").decode()
-
-
-def forge(header: bytes, payload: bytes, *, key: str = SECRET) -> str:
-    """Sign any header and payload with HMAC-SHA256, whatever the header says."""
-    signed = f"{b64url(header)}.{b64url(payload)}"
-    return f"{signed}.{b64url(hmac.digest(key.encode(), signed.encode(), 'sha256'))}"
-
-
-def signed_as(payload: object) -> str:
-    return forge(b'{"alg":"HS256","typ":"JWT"}', json.dumps(payload).encode())
+forge = partial(forging.forge, key=SECRET)
+signed_as = partial(forging.signed_as, key=SECRET)
 
 
 def assert_refused(
