@@ -42,7 +42,7 @@ def books(store: SqliteStore) -> SqliteStore:
         uow.usage.put(usage_row("agent", "call"))
         uow.ic_tokens.put(token_row("agent"))
         uow.audit.append(note())
-        uow.banks.add("bank", "2025-11", spent=1, held=1)
+        uow.banks.add("bank", "proj_master_001", "2025-11", spent=1, held=1)
 
     store.write(begin)
     return store
@@ -91,7 +91,9 @@ ONE_PUT = {
     "an adjustment of a lease": lambda uow: uow.ledger.append(entry_row("agent", lease_id=LEASE.id)),
     "an entry of nobody": lambda uow: uow.ledger.append(entry_row("agent_of_nobody")),
     "a negative hold": lambda uow: uow.balances.put(balance_row("agent", held=-1)),
-    "a bank that gives what it never had": lambda uow: uow.banks.add("bank", "2025-11", spent=0, held=-2),
+    "a bank that gives what it never had": lambda uow: uow.banks.add(
+        "bank", "proj_master_001", "2025-11", spent=0, held=-2
+    ),
     "a terminal lease that holds money": lambda uow: uow.leases.put(LEASE._replace(status="closed", due_at=None)),
     "a second active token": lambda uow: uow.ic_tokens.put(token_row("agent")),
     "a taken username": lambda uow: uow.users.put(user_row("ANN")),

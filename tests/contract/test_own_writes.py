@@ -47,7 +47,7 @@ def found_by_key(uow: UnitOfWork, agent: Agent) -> Seen:
     uow.usage.put(usage)
     found = (
         uow.users.find(user.id),
-        uow.limits.find_of_user(user.id),
+        uow.limits.find_of(user.id),
         uow.agents.find(agent.id),
         uow.balances.find(agent.id),
         uow.provider_keys.find(key.id),
@@ -136,10 +136,10 @@ def lists_of_balances(uow: UnitOfWork, agent: Agent) -> Seen:
 
 
 def banks_with_moves(uow: UnitOfWork, _: Agent) -> Seen:
-    uow.banks.add("bank", MONTH, spent=5, held=10)
+    uow.banks.add("bank", "proj_master_001", MONTH, spent=5, held=10)
     moved = (uow.banks.spent("bank", MONTH), uow.banks.held("bank"))
     listed = (uow.banks.all_spent(), uow.banks.all_held())
-    uow.banks.add("bank", MONTH, spent=1, held=-4)
+    uow.banks.add("bank", "proj_master_001", MONTH, spent=1, held=-4)
     after = (uow.banks.spent("bank", MONTH), uow.banks.held("bank"), uow.banks.spent("bank", "1999-01"))
     return (moved, listed, after), ((5, 10), ({("bank", MONTH): 5}, {"bank": 10}), (6, 6, 0))
 

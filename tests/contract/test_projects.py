@@ -212,4 +212,4 @@ def test_the_limits_of_a_project_go_and_others_stay(filled: SqliteStore) -> None
     put(limit(ANN.id, BETA.id), limit(BEA.id, BETA.id))
     with pytest.raises(InvariantViolationError):
         put(limit(ANN.id, ALPHA.id))
-    assert filled.read(lambda uow: uow.limits.find_of_user(ANN.id)) is not None
+    assert filled.read(lambda uow: uow.limits.find_of(ANN.id)) is not None

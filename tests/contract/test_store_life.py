@@ -226,7 +226,7 @@ def test_a_use_case_of_the_core_runs_in_a_transaction(world: World) -> None:
         page: Page[Entry] = uow.ledger.page(EntryFilter(agent_id=agent.id), Paging())
 
     assert (limit.max_cost_per_month, page.total, page.rows[0].posted_at) == (5 * USD, 1, NOON)
-    assert world.store.read(lambda uow: uow.limits.find_of_user(world.owner_id)) == limit
+    assert world.store.read(lambda uow: uow.limits.find_of(world.owner_id)) == limit
 
 
 def test_an_error_of_the_database_is_translated(store: SqliteStore) -> None:

@@ -67,7 +67,7 @@ def write_at_once(uow: UnitOfWork) -> None:
 
 
 def move_counters(uow: UnitOfWork) -> None:
-    uow.banks.add("bank", MONTH, spent=3, held=4)
+    uow.banks.add("bank", "proj_master_001", MONTH, spent=3, held=4)
     uow.ledger.append(entry_row(AGENT.id))
     uow.leases.put(lease_row(AGENT.id))
 

@@ -145,13 +145,13 @@ def test_a_limit_is_deleted_with_what_is_known_of_it(store: SqliteStore) -> None
         uow.limits.put(limit)
         uow.limits.put(other)
         uow.limits.delete_of_user(BEA.id)
-        return uow.limits.find_of_user(BEA.id)
+        return uow.limits.find_of(BEA.id)
 
     seen = store.write(replace)
-    after = store.read(lambda uow: (uow.limits.find_of_user(BEA.id), uow.limits.find_of_user(CAL.id)))
+    after = store.read(lambda uow: (uow.limits.find_of(BEA.id), uow.limits.find_of(CAL.id)))
     store.write(lambda uow: uow.limits.delete_of_user(BEA.id))
     store.write(lambda uow: uow.limits.put(limit._replace(id=other.id.replace("0", "1", 1), max_cost_per_month=7)))
-    renewed = store.read(lambda uow: uow.limits.find_of_user(BEA.id))
+    renewed = store.read(lambda uow: uow.limits.find_of(BEA.id))
 
     assert (seen, after) == (None, (None, other))
     assert renewed is not None
@@ -171,9 +171,9 @@ def test_a_limit_whose_deletion_is_undone_is_there(store: SqliteStore) -> None:
     with pytest.raises(LookupError):
         store.write(failing)
 
-    assert store.read(lambda uow: uow.limits.find_of_user(BEA.id)) == limit
+    assert store.read(lambda uow: uow.limits.find_of(BEA.id)) == limit
     assert store.write(partial(_limit_of, user_id=BEA.id)) == limit
 
 
 def _limit_of(uow: UnitOfWork, user_id: str) -> object:
-    return uow.limits.find_of_user(user_id)
+    return uow.limits.find_of(user_id)

@@ -319,7 +319,7 @@ def test_a_deleted_user_s_credentials_and_limit_end(office: Office) -> None:
         (now, office.root.user_id), (now, office.root.user_id), (NOON, office.ann), (None, None),
     ]  # fmt: skip
     assert office.ends(session) == ["user_deleted"]
-    assert office.world.store.read(lambda uow: uow.limits.find_of_user(office.ann)) is None
+    assert office.world.store.read(lambda uow: uow.limits.find_of(office.ann)) is None
     ann = office.user(office.ann)
     assert (ann.status, ann.deleted_at, ann.deleted_by) == ("deleted", now, office.root.user_id)
     (row,) = office.audited("USER_DELETED")
@@ -334,12 +334,12 @@ def test_a_removal_that_fails_leaves_nothing_behind(office: Office) -> None:
 
     def failing(uow: UnitOfWork) -> None:
         delete_user(uow, office.ann, principal=office.root)
-        assert uow.limits.find_of_user(office.ann) is None
+        assert uow.limits.find_of(office.ann) is None
         raise ForbiddenError("on second thoughts")
 
     assert office.refusal(failing) is ForbiddenError
     assert office.user(office.ann).status == "active"
-    assert office.world.store.read(lambda uow: uow.limits.find_of_user(office.ann)) is not None
+    assert office.world.store.read(lambda uow: uow.limits.find_of(office.ann)) is not None
     found = office.world.store.read(lambda uow: uow.agents.find(agent.id))
     assert found is not None
     assert found.owner_id == office.ann

@@ -27,7 +27,7 @@ def too_much(name: str, *, is_queried: bool = False) -> UseCase:
 
     def run(uow: UnitOfWork) -> str:
         uow.feed.append("AGENT_EVENT", agent_id=None, name=name, data={"text": MEGABYTE})
-        uow.banks.add("bank", "2025-11", spent=1, held=1)
+        uow.banks.add("bank", "proj_master_001", "2025-11", spent=1, held=1)
         uow.audit.append(note(name))
         if is_queried:
             told(uow)

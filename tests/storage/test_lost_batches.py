@@ -50,7 +50,7 @@ def test_what_was_learned_in_a_commit_that_failed_is_forgotten(store: SqliteStor
 
     def lose(uow: UnitOfWork) -> None:
         put(uow, user)
-        uow.banks.add("bank", "2025-11", spent=1, held=1)
+        uow.banks.add("bank", "proj_master_001", "2025-11", spent=1, held=1)
         tell(uow, "lost")
 
     (lost,) = in_one_commit(store, lose)

@@ -130,7 +130,7 @@ def test_rows_that_cannot_be_written_fail_only_their_caller(store: SqliteStore, 
 
     def good(name: str) -> UseCase:
         def run(uow: UnitOfWork) -> str:
-            uow.banks.add("bank", "2025-11", spent=1, held=1)
+            uow.banks.add("bank", "proj_master_001", "2025-11", spent=1, held=1)
             uow.audit.append(note(name))
             if is_queried:
                 told(uow)

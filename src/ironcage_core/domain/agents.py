@@ -65,6 +65,7 @@ class Agent(NamedTuple):
     tags: str = "[]"  # a JSON list of texts
     state_changed_at: Instant | None = None
     stopped_at: Instant | None = None
+    pii_detections: int = 0
 
     @property
     def hindrance(self) -> Literal["stopped", "inactive", "failed"] | None:

@@ -13,7 +13,10 @@ Instant: TypeAlias = int
 """Milliseconds since 1970-01-01T00:00:00Z."""
 
 MS_PER_S: Final = 1000
+MS_PER_MINUTE: Final = 60_000
+MS_PER_HOUR: Final = 3_600_000
 MS_PER_DAY: Final = 86_400_000
+HOURS_PER_DAY: Final = 24
 _EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
 
 
@@ -44,6 +47,16 @@ def _period_of_day(day: int) -> str:
 def day_of(instant: Instant) -> int:
     """Return the UTC day of an instant, counted from the epoch."""
     return instant // MS_PER_DAY
+
+
+def hour_of(instant: Instant) -> int:
+    """Return the UTC hour of an instant, counted from the epoch."""
+    return instant // MS_PER_HOUR
+
+
+def minute_of(instant: Instant) -> int:
+    """Return the UTC minute of an instant, counted from the epoch."""
+    return instant // MS_PER_MINUTE
 
 
 def next_period_start(instant: Instant) -> Instant:

@@ -72,6 +72,14 @@ class Entry(NamedTuple):
     held_after: Micros
 
 
+class AllocationNote(NamedTuple):
+    """Why an allocation was changed by the entry, and whether a decrease was forced; a column each, in order."""
+
+    entry_id: str
+    reason: str | None
+    is_forced: int
+
+
 class Effect(NamedTuple):
     """What one micro-USD of an entry adds to each number of the agent, and which number of the lease counts it.
 

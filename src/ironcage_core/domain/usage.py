@@ -75,6 +75,48 @@ class UsageRecord(NamedTuple):
         return self.input_tokens + self.output_tokens + self.unsplit_tokens
 
 
+class KeptCall(NamedTuple):
+    """What stays of a call for ever after its record was purged, so that it is booked once; a column each, in order."""
+
+    agent_id: str
+    call_key: str
+    event_id: str | None
+    lease_id: str | None
+    model: str
+    provider: str
+    total_tokens: int
+    cost_micros: Micros
+    report_cost_micros: Micros | None
+    overspent_micros: Micros
+
+
+class UsageSums(NamedTuple):
+    """Sums over usage records: calls by outcome, tokens by kind, micro-USD, and how long the `timed` ones took.
+
+    `last_at` is the latest `occurred_at`, 0 for none.
+    """
+
+    completed: int = 0
+    failed: int = 0
+    input_tokens: int = 0
+    output_tokens: int = 0
+    unsplit_tokens: int = 0
+    cost_micros: Micros = 0
+    timed: int = 0
+    duration_ms: int = 0
+    last_at: Instant = 0
+
+    @property
+    def total_tokens(self) -> int:
+        """All tokens, whether their kind is known or not."""
+        return self.input_tokens + self.output_tokens + self.unsplit_tokens
+
+    @property
+    def calls(self) -> int:
+        """All calls, whatever became of them."""
+        return self.completed + self.failed
+
+
 class PricedReport(NamedTuple):
     """A report that passed every rule: its cost, its tokens and what the price table would have said."""
 
@@ -170,7 +212,7 @@ def total_tokens(report: UsageReport) -> int:
     return report.tokens if report.tokens is not None else _split_total(report) or 0
 
 
-def is_same_call(record: UsageRecord, report: UsageReport) -> bool:
+def is_same_call(record: UsageRecord | KeptCall, report: UsageReport) -> bool:
     """Tell whether a known request id was reported with the same content.
 
     A report without a cost agrees with whatever was booked: the price table may have changed since.

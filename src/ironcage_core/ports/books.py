@@ -9,18 +9,22 @@ from typing import Protocol
 from ironcage_core.domain.agents import Agent
 from ironcage_core.domain.instants import Instant
 from ironcage_core.domain.leases import Lease
-from ironcage_core.domain.ledger import Balance, Entry
+from ironcage_core.domain.ledger import AllocationNote, Balance, Entry
 from ironcage_core.domain.money import Micros
-from ironcage_core.domain.usage import UsageRecord
+from ironcage_core.domain.usage import KeptCall, UsageRecord, UsageSums
 from ironcage_core.ports.lists import (
     AgentOrder,
     BalanceFilter,
     BudgetTotals,
     EntryFilter,
+    HorizonOf,
     LeaseFilter,
     LeaseReports,
     Page,
     Paging,
+    TraceFilter,
+    UsageDimension,
+    UsageFilter,
 )
 
 
@@ -105,6 +109,10 @@ class Ledger(Protocol):
         """Yield entries by agent, then in the order of posting."""
         ...
 
+    def adjustments(self, agent_id: str, paging: Paging) -> Page[Entry]:
+        """Return the changes of an agent's allocation after the initial one, newest first."""
+        ...
+
     def counts(self) -> Mapping[tuple[str, str], tuple[int, int]]:
         """Return (maintained, counted) for each (agent_id, kind); for verification."""
         ...
@@ -121,28 +129,70 @@ class Usage(Protocol):
         """Return the record of a call."""
         ...
 
+    def find_kept(self, agent_id: str, call_key: str) -> KeptCall | None:
+        """Return what was kept of a call whose record was purged; costs nothing as long as nothing was."""
+        ...
+
     def put(self, record: UsageRecord) -> None:
-        """Store the record, new or changed."""
+        """Store the record, new or changed, and move the rollups by the difference."""
         ...
 
     def reported_by_lease(self, agent_id: str) -> Sequence[LeaseReports]:
-        """Return the sum of reported cost per lease; for verification."""
+        """Return the sum of reported cost per lease, purged records included; for verification."""
+        ...
+
+    def sums(self, which: UsageFilter, by: Sequence[UsageDimension] = ()) -> Mapping[tuple[str, ...], UsageSums]:
+        """Return sums from the rollups by the values of `by`; calls of no provider key have `provider_id` ''.
+
+        A group without any call is left out. Costs as much as there are days and dimensions, not calls.
+        """
+        ...
+
+    def find_trace(self, trace_id: str) -> UsageRecord | None:
+        """Return the record with this id, unless it is older than what is kept."""
+        ...
+
+    def page(self, which: TraceFilter, paging: Paging, *, descending: bool = True) -> Page[UsageRecord]:
+        """Return records by the time of their call, the latest first unless told otherwise; ties by id, descending.
+
+        Records that are older than what is kept are neither shown nor counted.
+        """
+        ...
+
+    def calls_since(self, agent_id: str, since: Instant) -> int:
+        """Return how many calls the agent has made since an instant that the records still reach."""
+        ...
+
+    def horizon(self, what: HorizonOf) -> Instant:
+        """Return from when on the records, or the rollups by hour, are kept; 0 means all of them."""
+        ...
+
+    def advance_horizon(self, what: HorizonOf, since: Instant) -> None:
+        """Let nobody see what is older than `since`, the start of a UTC day, any more; it never goes back."""
+        ...
+
+    def purge_records(self, limit: int) -> int:
+        """Remove at most `limit` records from before their horizon, keep their calls, and return how many it were."""
+        ...
+
+    def purge_hours(self, limit: int) -> int:
+        """Remove at most `limit` rows of the rollups by hour from before their horizon; return how many it were."""
         ...
 
 
 class Banks(Protocol):
     """What each owner's agents spent per month and hold now; sums of the ledger."""
 
-    def add(self, user_id: str, period: str, *, spent: Micros, held: Micros) -> None:
-        """Move the owner's numbers."""
+    def add(self, user_id: str, project_id: str, period: str, *, spent: Micros, held: Micros) -> None:
+        """Move the owner's numbers, in all and in the project of the lease."""
         ...
 
-    def spent(self, user_id: str, period: str) -> Micros:
-        """Return what was spent in a month `YYYY-MM`."""
+    def spent(self, user_id: str, period: str, project_id: str | None = None) -> Micros:
+        """Return what was spent in a month `YYYY-MM`, in all or in one project."""
         ...
 
-    def held(self, user_id: str) -> Micros:
-        """Return what is lent now, whatever the month of the grant."""
+    def held(self, user_id: str, project_id: str | None = None) -> Micros:
+        """Return what is lent now, in all or in one project, whatever the month of the grant."""
         ...
 
     def all_spent(self) -> Mapping[tuple[str, str], Micros]:
@@ -151,4 +201,44 @@ class Banks(Protocol):
 
     def all_held(self) -> Mapping[str, Micros]:
         """Return every user with its hold."""
+        ...
+
+    def all_spent_in_projects(self) -> Mapping[tuple[str, str, str], Micros]:
+        """Return every (user_id, project_id, period) with its spend."""
+        ...
+
+    def all_held_in_projects(self) -> Mapping[tuple[str, str], Micros]:
+        """Return every (user_id, project_id) with its hold."""
+        ...
+
+
+class LimitWindows(Protocol):
+    """What counts against users' limits, by UTC day or minute of receipt; in all, or in one project."""
+
+    def add(self, user_id: str, project_id: str, at: Instant, *, tokens: int = 0, requests: int = 0) -> None:
+        """Count tokens that were reported, and reports and grants."""
+        ...
+
+    def tokens(self, user_id: str, project_id: str | None, at: Instant) -> int:
+        """Return the tokens of the day of an instant."""
+        ...
+
+    def requests(self, user_id: str, project_id: str | None, at: Instant) -> int:
+        """Return the reports and grants of the minute of an instant."""
+        ...
+
+    def forget(self, before: Instant) -> None:
+        """Drop windows that ended before an instant."""
+        ...
+
+
+class AllocationNotes(Protocol):
+    """Why allocations were changed; what they were changed by is in the ledger."""
+
+    def put(self, note: AllocationNote) -> None:
+        """Store the note of a ledger entry."""
+        ...
+
+    def of(self, entry_ids: Sequence[str]) -> Mapping[str, AllocationNote]:
+        """Return the notes of these entries, as far as there are any."""
         ...

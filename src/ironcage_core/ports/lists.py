@@ -173,6 +173,52 @@ class AuditFilter:
     until: Instant | None = None
 
 
+@dataclass(frozen=True, slots=True)
+class UsageFilter:
+    """Which usage; None means all. `since` is inclusive, `until` exclusive; both are whole UTC hours.
+
+    `owner_id` is who owns the agent now, or owned it last; `project_id` the project at the time of the call.
+    """
+
+    agent_id: str | None = None
+    owner_id: str | None = None
+    project_id: str | None = None
+    provider: str | None = None
+    provider_id: str | None = None
+    model: str | None = None
+    since: Instant | None = None
+    until: Instant | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class TraceFilter:
+    """Which usage records; None means all. `since` is inclusive, `until` exclusive.
+
+    `owner_id` and `project_id` as in `UsageFilter`; `call_key` is the id that the runtime gave the call.
+    """
+
+    agent_id: str | None = None
+    owner_id: str | None = None
+    project_id: str | None = None
+    provider: str | None = None
+    model: str | None = None
+    outcome: Literal["completed", "failed"] | None = None
+    call_key: str | None = None
+    lease_id: str | None = None
+    since: Instant | None = None
+    until: Instant | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class LimitFilter:
+    """Which usage limits; None means all."""
+
+    user_id: str | None = None
+    project_id: str | None = None
+
+
+UsageDimension = Literal["agent_id", "project_id", "provider", "provider_id", "model"]
+HorizonOf = Literal["records", "hours"]
 UserOrder = Literal["created_at", "username", "email", "role", "last_login"]
 ApiTokenOrder = Literal["name", "created_at", "last_used_at", "expires_at"]
 AgentOrder = Literal["name", "budget", "created_at", "updated_at"]

@@ -12,7 +12,16 @@ from ironcage_core.domain.ic_tokens import IcTokenRecord
 from ironcage_core.domain.projects import Project, ProjectKey
 from ironcage_core.domain.providers import ProviderKey
 from ironcage_core.domain.users import UsageLimit
-from ironcage_core.ports.lists import KeyFilter, KeyOrder, Page, Paging, ProjectFilter, ProjectOrder, ProjectTotals
+from ironcage_core.ports.lists import (
+    KeyFilter,
+    KeyOrder,
+    LimitFilter,
+    Page,
+    Paging,
+    ProjectFilter,
+    ProjectOrder,
+    ProjectTotals,
+)
 
 
 class Agents(Protocol):
@@ -34,8 +43,20 @@ class Agents(Protocol):
 class Limits(Protocol):
     """Usage limits of users."""
 
-    def find_of_user(self, user_id: str) -> UsageLimit | None:
-        """Return the user-level limit."""
+    def find(self, limit_id: str) -> UsageLimit | None:
+        """Return the limit with this id."""
+        ...
+
+    def find_of(self, user_id: str, project_id: str | None = None) -> UsageLimit | None:
+        """Return the user's limit in all, or in one project."""
+        ...
+
+    def page(self, which: LimitFilter, paging: Paging) -> Page[UsageLimit]:
+        """Return limits, newest first; ties by id, descending."""
+        ...
+
+    def remove(self, limit_id: str) -> None:
+        """Remove the limit."""
         ...
 
     def put(self, limit: UsageLimit) -> None:

@@ -14,7 +14,7 @@ from typing import Protocol, TypeVar
 
 from ironcage_core.domain.ids import Prefix
 from ironcage_core.domain.instants import Instant
-from ironcage_core.ports.books import Balances, Banks, Leases, Ledger, Usage
+from ironcage_core.ports.books import AllocationNotes, Balances, Banks, Leases, Ledger, LimitWindows, Usage
 from ironcage_core.ports.identity import ApiTokens, AuditLog, Sessions, TokenUsage, UnknownLogins, Users
 from ironcage_core.ports.records import Agents, Feed, IcTokens, Limits, Projects, ProviderKeys
 
@@ -61,6 +61,16 @@ class UnitOfWork(Protocol):
     @property
     def banks(self) -> Banks:
         """The banks of owners."""
+        ...
+
+    @property
+    def limit_windows(self) -> LimitWindows:
+        """What counts against limits."""
+        ...
+
+    @property
+    def allocation_notes(self) -> AllocationNotes:
+        """Why allocations were changed."""
         ...
 
     @property

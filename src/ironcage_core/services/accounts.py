@@ -153,7 +153,7 @@ def set_monthly_cap(uow: UnitOfWork, user_id: str, cap: Micros | None, *, actor:
     if cap is not None and (type(cap) is not int or not 0 < cap <= MAX_CAP):
         raise ValidationError({"max_cost_per_month_usd": "must be above 0 and at most $1,000,000,000"})
     any_user(uow, user_id)
-    known = uow.limits.find_of_user(user_id)
+    known = uow.limits.find_of(user_id)
     if known is None:
         limit = UsageLimit(uow.new_id("lim"), user_id, cap, uow.now, uow.now)
     else:

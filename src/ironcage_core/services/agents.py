@@ -84,7 +84,7 @@ def create_agent(
     )
     uow.agents.put(agent)
     uow.balances.put(Balance(agent.id, uow.new_id("budget"), 0, 0, 0, 0, uow.now))
-    balance = post_adjustment(uow, agent.id, budget, owner_id=owner_id, cause="initial", actor=actor.id)
+    balance = post_adjustment(uow, agent.id, budget, owner_id=owner_id, cause="initial", actor=actor.id).balance
     uow.provider_keys.assign(agent.id, keys)
     token = issue_ic_token(uow, agent.id, actor=actor, signer=signer)
     created = {

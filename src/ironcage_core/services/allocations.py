@@ -106,7 +106,7 @@ def set_allocation(
     if delta == 0:
         raise BudgetUnchangedError("The budget is that already", current_budget=before.allocated)
     _check_change(before, amount, force=force)
-    after = post_adjustment(uow, agent_id, delta, owner_id=agent.owner_id, cause="direct", actor=actor.id)
+    after, _ = post_adjustment(uow, agent_id, delta, owner_id=agent.owner_id, cause="direct", actor=actor.id)
     changes = {"before": {"budget_micros": before.allocated}, "after": {"budget_micros": after.allocated}}
     uow.audit.append(AuditNote("BUDGET_UPDATED", "budget", "agent", agent_id, actor, reason=reason, changes=changes))
     uow.feed.append(
@@ -145,7 +145,7 @@ def budget_of(uow: UnitOfWork, agent_id: str) -> BudgetView:
     """
     agent = live_agent(uow, agent_id)
     catch_up(uow, agent_id)
-    limit = uow.limits.find_of_user(agent.owner_id)
+    limit = uow.limits.find_of(agent.owner_id)
     bank = None
     if limit is not None and limit.max_cost_per_month is not None:
         period = period_of(uow.now)

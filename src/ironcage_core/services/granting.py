@@ -120,7 +120,7 @@ def owners_headroom(uow: UnitOfWork, user_id: str, remaining: Micros = 0) -> Hea
 
     Source: contract budget.md 8.
     """
-    limit = uow.limits.find_of_user(user_id)
+    limit = uow.limits.find_of(user_id)
     cap = limit.max_cost_per_month if limit else None
     spent = uow.banks.spent(user_id, period_of(uow.now))
     held = uow.banks.held(user_id)
@@ -208,6 +208,7 @@ def open_lease(
         successor_id=None,
     )
     uow.leases.put(lease)
+    uow.limit_windows.add(agent.owner_id, agent.project_id, now, requests=1)
     return post_to_lease(uow, lease, "grant", amount, cause=cause, actor=agent.id)
 
 

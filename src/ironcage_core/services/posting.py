@@ -3,12 +3,21 @@
 Every movement of money writes its entry, the agent's balance, the lease and the owner's bank together.
 """
 
+from typing import NamedTuple
+
 from ironcage_core.domain.instants import period_of
 from ironcage_core.domain.leases import Lease, SpendSplit, charged, counted
 from ironcage_core.domain.ledger import Balance, Entry, EntryKind, apply
 from ironcage_core.domain.money import Micros
 from ironcage_core.errors.faults import InvariantViolationError
 from ironcage_core.ports.storage import UnitOfWork
+
+
+class Posted(NamedTuple):
+    """The balance after an entry, and the entry's id."""
+
+    balance: Balance
+    entry_id: str
 
 
 def balance_of(uow: UnitOfWork, agent_id: str) -> Balance:
@@ -48,7 +57,7 @@ def post_to_lease(
         return lease
     after = counted(lease, kind, amount)
     # First the agent's balance, which may refuse, then the lease: a refused movement leaves nothing.
-    _post(uow, lease.agent_id, kind, amount, lease_id=lease.id, bank=lease.bank_user_id, why=(cause, ref, actor))
+    _post(uow, lease.agent_id, kind, amount, lease=lease, bank=lease.bank_user_id, why=(cause, ref, actor))
     uow.leases.put(after)
     return after
 
@@ -60,16 +69,16 @@ def post_report(uow: UnitOfWork, lease: Lease, split: SpendSplit, *, actor: str,
     for kind, amount in parts:
         if amount:
             why = ("report", ref, actor)
-            _post(uow, lease.agent_id, kind, amount, lease_id=lease.id, bank=lease.bank_user_id, why=why)
+            _post(uow, lease.agent_id, kind, amount, lease=lease, bank=lease.bank_user_id, why=why)
     uow.leases.put(after)
     return after
 
 
 def post_adjustment(
     uow: UnitOfWork, agent_id: str, delta: Micros, *, owner_id: str, cause: str, actor: str, ref: str | None = None
-) -> Balance:
-    """Post a change of an agent's allocation by `delta` micro-USD and return the balance after it."""
-    return _post(uow, agent_id, "adjust", delta, lease_id=None, bank=owner_id, why=(cause, ref, actor))
+) -> Posted:
+    """Post a change of an agent's allocation by `delta` micro-USD."""
+    return _post(uow, agent_id, "adjust", delta, lease=None, bank=owner_id, why=(cause, ref, actor))
 
 
 def _post(
@@ -78,22 +87,23 @@ def _post(
     kind: EntryKind,
     amount: Micros,
     *,
-    lease_id: str | None,
+    lease: Lease | None,
     bank: str,
     why: tuple[str, str | None, str],
-) -> Balance:
+) -> Posted:
     now = uow.now
     before = balance_of(uow, agent_id)
     after = apply(before, kind, amount, at=now)
     uow.balances.put(after)
     period = period_of(now)
     spent, held = after.spent - before.spent, after.held - before.held
-    if spent or held:
-        uow.banks.add(bank, period, spent=spent, held=held)
+    if lease is not None:
+        uow.banks.add(bank, lease.project_id, period, spent=spent, held=held)
     cause, ref, actor = why
+    entry_id, lease_id = uow.new_id("led"), None if lease is None else lease.id
     uow.ledger.append(
         Entry(
-            None, uow.new_id("led"), now, agent_id, lease_id, bank, period, kind, amount, cause, ref, actor,
+            None, entry_id, now, agent_id, lease_id, bank, period, kind, amount, cause, ref, actor,
             after.allocated, after.spent, after.held,
         )
     )  # fmt: skip
@@ -104,4 +114,4 @@ def _post(
             name="budget_status_changed",
             data={"status": after.status, "previous_status": before.status},
         )
-    return after
+    return Posted(after, entry_id)

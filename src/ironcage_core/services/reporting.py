@@ -22,6 +22,7 @@ from ironcage_core.domain.money import Micros
 from ironcage_core.domain.prices import PriceTable
 from ironcage_core.domain.texts import text_problem
 from ironcage_core.domain.usage import (
+    KeptCall,
     PricedReport,
     UsageRecord,
     UsageReport,
@@ -192,7 +193,8 @@ def _book(
     if problems:
         raise ValidationError(problems)
     named = own_lease(uow, identity.agent_id, reported.lease_id)
-    known = uow.usage.find(identity.agent_id, reported.request_id)
+    request_id = reported.request_id
+    known = uow.usage.find(identity.agent_id, request_id) or uow.usage.find_kept(identity.agent_id, request_id)
     if known is not None:  # before pricing: a retry must not depend on today's prices
         return _replay(uow, known, reported)
     priced = price_report(reported, prices)
@@ -205,7 +207,7 @@ def _book(
     return _charge(uow, identity, effective(uow, named), priced)
 
 
-def _replay(uow: UnitOfWork, known: UsageRecord, reported: UsageReport) -> Booked:
+def _replay(uow: UnitOfWork, known: UsageRecord | KeptCall, reported: UsageReport) -> Booked:
     lease = uow.leases.find(known.lease_id) if known.lease_id else None
     if lease is None or not is_same_call(known, reported):
         raise RequestIdConflictError(
@@ -222,6 +224,7 @@ def _charge(uow: UnitOfWork, identity: AgentIdentity, lease: Lease, priced: Pric
         announce_end(uow, after, "lease_expired")
     record = _record(uow, after, priced, split.uncovered)
     uow.usage.put(record)
+    uow.limit_windows.add(record.owner_id, record.project_id, uow.now, tokens=priced.tokens, requests=1)
     _tell(uow, identity, record, priced)
     return Booked(request_id, False, priced.cost, split.uncovered, after, after)
 

@@ -1,12 +1,13 @@
 """The ledger, and the counts that its lists need."""
 
-from collections.abc import Iterator, Mapping
+import json
+from collections.abc import Iterator, Mapping, Sequence
 
 from ironcage_core.domain.instants import MS_PER_DAY, day_of
-from ironcage_core.domain.ledger import Entry
+from ironcage_core.domain.ledger import AllocationNote, Entry
 from ironcage_core.ports.lists import EntryFilter, Page, Paging
 from ironcage_storage.sqlite.logs import Log, Tally
-from ironcage_storage.sqlite.rows import conjunction
+from ironcage_storage.sqlite.rows import Table, conjunction
 from ironcage_storage.sqlite.session import Pending, Session
 
 
@@ -64,6 +65,14 @@ class SqliteLedger:
         for row in self._log.select(f"ledger WHERE {where} ORDER BY agent_id, seq", parameters):
             yield Entry._make(row)
 
+    def adjustments(self, agent_id: str, paging: Paging) -> Page[Entry]:
+        """Return the changes of an agent's allocation after the initial one, newest first."""
+        chosen = "ledger WHERE agent_id = ? AND kind = 'adjust' AND cause <> 'initial'"
+        page = (agent_id, paging.per_page, paging.offset)
+        rows = [Entry._make(row) for row in self._log.select(f"{chosen} ORDER BY seq DESC LIMIT ? OFFSET ?", page)]
+        (total,) = self._session.query(f"SELECT count(*) FROM {chosen}", (agent_id,), self._log).fetchone()
+        return Page(rows, total)
+
     def counts(self) -> Mapping[tuple[str, str], tuple[int, int]]:
         """Return (maintained, counted) for each (agent_id, kind)."""
         sql = """SELECT agent_id, kind, sum(kept), sum(counted) FROM (
@@ -72,6 +81,24 @@ class SqliteLedger:
             GROUP BY agent_id, kind"""
         cursor = self._session.query(sql, (), self._log, self._counts)
         return {(agent_id, kind): (kept, counted) for agent_id, kind, kept, counted in cursor}
+
+
+class SqliteAllocationNotes:
+    """Implements `AllocationNotes`."""
+
+    def __init__(self, session: Session) -> None:
+        self._table: Table[AllocationNote] = Table(
+            session, "allocation_notes", AllocationNote, ("entry_id",), remembers=0
+        )
+
+    def put(self, note: AllocationNote) -> None:
+        """Store the note of a ledger entry."""
+        self._table.put(note)
+
+    def of(self, entry_ids: Sequence[str]) -> Mapping[str, AllocationNote]:
+        """Return the notes of these entries, as far as there are any."""
+        where = "allocation_notes WHERE entry_id IN (SELECT value FROM json_each(?))"
+        return {note.entry_id: note for note in self._table.rows(where, (json.dumps(entry_ids),))}
 
 
 def _between(which: EntryFilter, since: int, until: int) -> EntryFilter:

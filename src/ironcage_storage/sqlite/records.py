@@ -7,43 +7,12 @@ from typing import Final
 from ironcage_core.domain.agents import Agent
 from ironcage_core.domain.ic_tokens import IcTokenRecord
 from ironcage_core.domain.providers import ProviderKey
-from ironcage_core.domain.users import UsageLimit
 from ironcage_core.ports.lists import KeyFilter, KeyOrder, Page, Paging
 from ironcage_storage.sqlite.rows import Table, conjunction
 from ironcage_storage.sqlite.session import Session
 
 AMONG: Final = "(SELECT value FROM json_each(?))"
 """The members of a list that is bound as one value, however long it is."""
-
-
-class SqliteLimits:
-    """Implements `Limits`."""
-
-    def __init__(self, session: Session) -> None:
-        self._table: Table[UsageLimit] = Table(session, "usage_limits", UsageLimit)
-
-    def find_of_user(self, user_id: str) -> UsageLimit | None:
-        """Return the user-level limit."""
-        rows = self._table.unsettled_rows(
-            "usage_limits WHERE user_id = ? AND project_id IS NULL",
-            (user_id,),
-            lambda limit: limit.user_id == user_id and limit.project_id is None,
-        )
-        return rows[0] if rows else None
-
-    def put(self, limit: UsageLimit) -> None:
-        """Store the limit, new or changed."""
-        self._table.put(limit)
-
-    def delete_of_user(self, user_id: str) -> None:
-        """Remove the user's limits, in all and in projects."""
-        for limit in self._table.rows("usage_limits WHERE user_id = ?", (user_id,)):
-            self._table.remove(limit.id)
-
-    def delete_of_project(self, project_id: str) -> None:
-        """Remove all users' limits in this project."""
-        for limit in self._table.rows("usage_limits WHERE project_id = ?", (project_id,)):
-            self._table.remove(limit.id)
 
 
 class SqliteAgents:

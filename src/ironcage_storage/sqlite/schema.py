@@ -17,6 +17,7 @@ from ironcage_storage.sqlite.migrations import (
     m03_agents_of_keys,
     m04_identity,
     m05_resources,
+    m06_usage_and_limits,
 )
 
 migrations = Migrations("ironcage")
@@ -50,6 +51,12 @@ def identity(db: Database) -> None:
 def resources(db: Database) -> None:
     """Create projects, and let agents, provider keys and limits say more of themselves."""
     _execute(db, m05_resources.STATEMENTS)
+
+
+@migrations()
+def usage_and_limits(db: Database) -> None:
+    """Create the rollups of usage and the counters of limits, and let old records go without being forgotten."""
+    _execute(db, m06_usage_and_limits.STATEMENTS)
 
 
 def _execute(db: Database, statements: Sequence[str]) -> None:

@@ -11,12 +11,12 @@ from ironcage_storage.sqlite.balances import SqliteBalances
 from ironcage_storage.sqlite.banks import SqliteBanks
 from ironcage_storage.sqlite.feed import SqliteFeed
 from ironcage_storage.sqlite.leases import SqliteLeases
-from ironcage_storage.sqlite.ledger import SqliteLedger
+from ironcage_storage.sqlite.ledger import SqliteAllocationNotes, SqliteLedger
+from ironcage_storage.sqlite.limits import SqliteLimits, SqliteLimitWindows
 from ironcage_storage.sqlite.projects import SqliteProjects
 from ironcage_storage.sqlite.records import (
     SqliteAgents,
     SqliteIcTokens,
-    SqliteLimits,
     SqliteProviderKeys,
 )
 from ironcage_storage.sqlite.session import Session
@@ -38,6 +38,7 @@ class SqliteUnitOfWork:
         self.unknown_logins = SqliteUnknownLogins(session)
         self.sessions = SqliteSessions(session, stamp)
         self.limits = SqliteLimits(session)
+        self.limit_windows = SqliteLimitWindows(session)
         self.agents = SqliteAgents(session)
         self.balances = SqliteBalances(session, self.agents.table)
         self.provider_keys = SqliteProviderKeys(session)
@@ -47,8 +48,9 @@ class SqliteUnitOfWork:
         self.token_usage = SqliteTokenUsage(session)
         self.leases = SqliteLeases(session, self.agents.table)
         self.ledger = SqliteLedger(session, self.agents.table)
+        self.allocation_notes = SqliteAllocationNotes(session)
         self.banks = SqliteBanks(session)
-        self.usage = SqliteUsage(session)
+        self.usage = SqliteUsage(session, self.agents.table)
         self.audit = SqliteAuditLog(session, stamp)
         self.feed = SqliteFeed(session, stamp)
 

@@ -1,42 +1,133 @@
-"""Usage records, one a call, found by the key the call is known by."""
+"""Usage records, one a call, found by the key the call is known by; and what is kept of those that were purged."""
 
-from collections.abc import Sequence
-from typing import Final
+from collections.abc import Mapping, Sequence
+from typing import Final, NamedTuple
 
-from ironcage_core.domain.usage import UsageRecord
-from ironcage_core.ports.lists import LeaseReports
+from ironcage_core.domain.instants import MS_PER_HOUR, Instant
+from ironcage_core.domain.usage import KeptCall, UsageRecord, UsageSums
+from ironcage_core.ports.lists import (
+    HorizonOf,
+    LeaseReports,
+    Page,
+    Paging,
+    TraceFilter,
+    UsageDimension,
+    UsageFilter,
+)
+from ironcage_storage.sqlite.rollups import Rollups
 from ironcage_storage.sqlite.rows import Table
-from ironcage_storage.sqlite.session import Session
+from ironcage_storage.sqlite.session import Pending, Session
+from ironcage_storage.sqlite.traces import page_of_traces
 
 KEYS_AT_ONCE: Final = 250
 """Parameters of one statement; a few different lengths keep the statement cache small."""
 
 
-class SqliteUsage:
-    """Implements `Usage`."""
+class _Horizon(NamedTuple):
+    """From when on something is kept; a column each, in order."""
 
-    def __init__(self, session: Session) -> None:
+    what: HorizonOf
+    since: Instant
+
+
+class SqliteUsage:
+    """Implements `Usage`.
+
+    Args:
+        session: Where it belongs.
+        agents: Whose owners decide who sees what.
+    """
+
+    def __init__(self, session: Session, agents: Pending) -> None:
         self._table: Table[UsageRecord] = Table(
             session, "usage_records", UsageRecord, ("agent_id", "call_key"), remembers=0
         )
+        self._kept: Table[KeptCall] = Table(session, "kept_calls", KeptCall, ("agent_id", "call_key"), remembers=0)
+        self._horizons: Table[_Horizon] = Table(session, "usage_horizons", _Horizon, ("what",))
+        self._rollups = Rollups(session, agents)
+        self._session = session
+        self._agents = agents
 
     def expect(self, agent_id: str, call_keys: Sequence[str]) -> None:
         """Fetch these records together; what is not there is remembered as well."""
+        tables: tuple[Table[UsageRecord] | Table[KeptCall], ...] = (self._table,)
+        if self.horizon("records"):
+            tables = (self._table, self._kept)
         for start in range(0, len(call_keys), KEYS_AT_ONCE):
             keys = call_keys[start : start + KEYS_AT_ONCE]
             where = f"agent_id = ? AND call_key IN ({', '.join('?' * len(keys))})"
-            self._table.preload([(agent_id, key) for key in keys], where, (agent_id, *keys))
+            for table in tables:
+                table.preload([(agent_id, key) for key in keys], where, (agent_id, *keys))
 
     def find(self, agent_id: str, call_key: str) -> UsageRecord | None:
         """Return the record of a call."""
         return self._table.get((agent_id, call_key))
 
+    def find_kept(self, agent_id: str, call_key: str) -> KeptCall | None:
+        """Return what was kept of a call whose record was purged."""
+        return self._kept.get((agent_id, call_key)) if self.horizon("records") else None
+
     def put(self, record: UsageRecord) -> None:
-        """Store the record, new or changed."""
+        """Store the record, new or changed, and move the rollups by the difference."""
+        self._rollups.move(self._table.get((record.agent_id, record.call_key)), record)
         self._table.put(record)
 
     def reported_by_lease(self, agent_id: str) -> Sequence[LeaseReports]:
         """Return the sum of reported cost per lease."""
-        sql = """SELECT lease_id, sum(report_cost_micros) FROM usage_records
-            WHERE agent_id = ? AND report_cost_micros IS NOT NULL AND lease_id IS NOT NULL GROUP BY lease_id"""
-        return [LeaseReports._make(row) for row in self._table.session.query(sql, (agent_id,), self._table)]
+        sql = """SELECT lease_id, sum(report_cost_micros) FROM (
+                SELECT lease_id, report_cost_micros FROM usage_records WHERE agent_id = ?
+                UNION ALL SELECT lease_id, report_cost_micros FROM kept_calls WHERE agent_id = ?)
+            WHERE report_cost_micros IS NOT NULL AND lease_id IS NOT NULL GROUP BY lease_id"""
+        cursor = self._session.query(sql, (agent_id, agent_id), self._table, self._kept)
+        return [LeaseReports._make(row) for row in cursor]
+
+    def sums(self, which: UsageFilter, by: Sequence[UsageDimension] = ()) -> Mapping[tuple[str, ...], UsageSums]:
+        """Return sums from the rollups by the values of `by`."""
+        return self._rollups.sums(which, by)
+
+    def find_trace(self, trace_id: str) -> UsageRecord | None:
+        """Return the record with this id, unless it is older than what is kept."""
+        rows = self._table.rows("usage_records WHERE id = ? AND occurred_at >= ?", (trace_id, self.horizon("records")))
+        return rows[0] if rows else None
+
+    def page(self, which: TraceFilter, paging: Paging, *, descending: bool = True) -> Page[UsageRecord]:
+        """Return records by the time of their call."""
+        reads = (self._rollups, self._agents)
+        return page_of_traces(self._table, which, paging, *reads, since=self.horizon("records"), descending=descending)
+
+    def calls_since(self, agent_id: str, since: Instant) -> int:
+        """Return how many calls the agent has made since an instant."""
+        sql = "SELECT count(*) FROM usage_records WHERE agent_id = ? AND occurred_at >= ?"
+        (calls,) = self._session.query(sql, (agent_id, since), self._table).fetchone()
+        return int(calls)
+
+    def horizon(self, what: HorizonOf) -> Instant:
+        """Return from when on something is kept; 0 means all of it."""
+        found = self._horizons.get(what)
+        return 0 if found is None else found.since
+
+    def advance_horizon(self, what: HorizonOf, since: Instant) -> None:
+        """Let nobody see what is older than `since` any more."""
+        if since > self.horizon(what):
+            self._horizons.put(_Horizon(what, since))
+
+    def purge_records(self, limit: int) -> int:
+        """Remove at most `limit` records from before their horizon and keep their calls."""
+        names = ", ".join(KeptCall._fields)
+        read = names.replace("total_tokens", "input_tokens + output_tokens + unsplit_tokens")
+        where = "occurred_at < ? ORDER BY occurred_at LIMIT ?"
+        ids = f"SELECT id FROM usage_records WHERE {where}"
+        old = [trace_id for (trace_id,) in self._session.query(ids, (self.horizon("records"), limit), self._table)]
+        if old:
+            marks = ", ".join("?" * len(old))
+            self._session.execute(
+                f"INSERT INTO kept_calls ({names}) SELECT {read} FROM usage_records WHERE id IN ({marks})", old
+            )
+            self._session.execute(f"DELETE FROM usage_records WHERE id IN ({marks})", old)
+            self._table.forget()
+            self._kept.forget()
+        return len(old)
+
+    def purge_hours(self, limit: int) -> int:
+        """Remove at most `limit` rows of the rollups by hour from before their horizon."""
+        return self._rollups.purge_hours(self.horizon("hours") // MS_PER_HOUR, limit)

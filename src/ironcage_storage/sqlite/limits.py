@@ -1,0 +1,91 @@
+"""Usage limits, and what counts against them."""
+
+from typing import Final, Literal
+
+from ironcage_core.domain.instants import Instant, day_of, minute_of
+from ironcage_core.domain.users import UsageLimit
+from ironcage_core.ports.lists import LimitFilter, Page, Paging
+from ironcage_storage.sqlite.logs import Tally
+from ironcage_storage.sqlite.rows import Table, conjunction
+from ironcage_storage.sqlite.session import Session
+
+ALL_PROJECTS: Final = ""
+"""The project of what counts against a user as a whole."""
+
+
+class SqliteLimits:
+    """Implements `Limits`."""
+
+    def __init__(self, session: Session) -> None:
+        self._table: Table[UsageLimit] = Table(session, "usage_limits", UsageLimit)
+
+    def find(self, limit_id: str) -> UsageLimit | None:
+        """Return the limit with this id."""
+        return self._table.get(limit_id)
+
+    def find_of(self, user_id: str, project_id: str | None = None) -> UsageLimit | None:
+        """Return the user's limit in all, or in one project."""
+        rows = self._table.unsettled_rows(
+            "usage_limits WHERE user_id = ? AND project_id IS ?",
+            (user_id, project_id),
+            lambda limit: limit.user_id == user_id and limit.project_id == project_id,
+        )
+        return rows[0] if rows else None
+
+    def page(self, which: LimitFilter, paging: Paging) -> Page[UsageLimit]:
+        """Return limits, newest first."""
+        terms, parameters = conjunction({"user_id = ?": which.user_id, "project_id = ?": which.project_id})
+        where = f"usage_limits WHERE {terms} ORDER BY created_at DESC, id DESC LIMIT ? OFFSET ?"
+        rows = self._table.rows(where, (*parameters, paging.per_page, paging.offset))
+        sql = f"SELECT count(*) FROM usage_limits WHERE {terms}"
+        (total,) = self._table.session.query(sql, parameters, self._table).fetchone()
+        return Page(rows, total)
+
+    def put(self, limit: UsageLimit) -> None:
+        """Store the limit, new or changed."""
+        self._table.put(limit)
+
+    def remove(self, limit_id: str) -> None:
+        """Remove the limit."""
+        self._table.remove(limit_id)
+
+    def delete_of_user(self, user_id: str) -> None:
+        """Remove the user's limits, in all and in projects."""
+        for limit in self._table.rows("usage_limits WHERE user_id = ?", (user_id,)):
+            self._table.remove(limit.id)
+
+    def delete_of_project(self, project_id: str) -> None:
+        """Remove all users' limits in this project."""
+        for limit in self._table.rows("usage_limits WHERE project_id = ?", (project_id,)):
+            self._table.remove(limit.id)
+
+
+class SqliteLimitWindows:
+    """Implements `LimitWindows`."""
+
+    def __init__(self, session: Session) -> None:
+        self._tally = Tally(session, "limit_windows", ("user_id", "project_id", "kind", "window"), "n")
+        self._session = session
+
+    def add(self, user_id: str, project_id: str, at: Instant, *, tokens: int = 0, requests: int = 0) -> None:
+        """Count tokens that were reported, and reports and grants."""
+        day, minute = day_of(at), minute_of(at)
+        for project in (ALL_PROJECTS, project_id):
+            self._tally.add((user_id, project, "tokens", day), tokens)
+            self._tally.add((user_id, project, "requests", minute), requests)
+
+    def tokens(self, user_id: str, project_id: str | None, at: Instant) -> int:
+        """Return the tokens of the day of an instant."""
+        return self._value(user_id, project_id, "tokens", day_of(at))
+
+    def requests(self, user_id: str, project_id: str | None, at: Instant) -> int:
+        """Return the reports and grants of the minute of an instant."""
+        return self._value(user_id, project_id, "requests", minute_of(at))
+
+    def _value(self, user_id: str, project_id: str | None, kind: Literal["tokens", "requests"], window: int) -> int:
+        return self._tally.value((user_id, ALL_PROJECTS if project_id is None else project_id, kind, window))
+
+    def forget(self, before: Instant) -> None:
+        """Drop windows that ended before an instant."""
+        for kind, window in (("tokens", day_of(before)), ("requests", minute_of(before))):
+            self._session.execute("DELETE FROM limit_windows WHERE kind = ? AND window < ?", (kind, window))
