@@ -24,8 +24,10 @@ check: $(READY)
 bench: $(READY)
 	$(BIN)/python -m benchmarks.run
 	$(BIN)/python -m benchmarks.over_http
+	$(BIN)/python -m benchmarks.scale
 
 bench-full: bench
+	$(BIN)/python -m benchmarks.scale --full
 	$(BIN)/python -m benchmarks.memory
 
 sim: $(READY)

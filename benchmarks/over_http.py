@@ -63,11 +63,19 @@ class Result:
 @contextmanager
 def server(folder: Path) -> Iterator[tuple[str, int, float]]:
     """Serve a fresh database in a process; yield host, port and the seconds to the first healthy answer."""
-    database, port = folder / "bench.db", free_port("127.0.0.1")
+    database = folder / "bench.db"
     with SqliteStore(database) as store:
         password_hash = Argon2PasswordHasher().hash(PASSWORD)
         admin = partial(first_admin, email="a@test.io", username="admin", force_change=False)
         store.write(partial(admin, password_hash=password_hash))
+    with serving(database) as found:
+        yield found
+
+
+@contextmanager
+def serving(database: Path) -> Iterator[tuple[str, int, float]]:
+    """Serve a database in a process; yield host, port and the seconds to the first healthy answer."""
+    port = free_port("127.0.0.1")
     environ = {
         **os.environ,
         "IRON_DEPLOYMENT_MODE": "development",

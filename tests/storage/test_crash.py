@@ -107,7 +107,7 @@ def test_a_migration_that_is_killed_leaves_all_of_the_schema_or_nothing(tmp_path
     seen = set()
 
     with Crashes() as crashes:
-        while not survived and die_at < 200:
+        while not survived and die_at < 400:
             die_at += 1
             database = tmp_path / f"{die_at}.db"
             survived = crashes.run(kind="opening", database=database, die_at=die_at)["survived"]

@@ -153,6 +153,10 @@ class ProviderKeys(Protocol):
         """Return how many agents each of these keys is assigned to, if any."""
         ...
 
+    def counts(self) -> Mapping[str, tuple[int, int]]:
+        """Return (maintained, counted) numbers of agents of each key; for verification."""
+        ...
+
     def page(
         self, which: KeyFilter, paging: Paging, order: KeyOrder = "created_at", *, descending: bool = True
     ) -> Page[ProviderKey]:

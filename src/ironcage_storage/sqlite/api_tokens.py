@@ -9,6 +9,7 @@ from ironcage_core.domain.money import Micros
 from ironcage_core.ports.lists import ApiTokenFilter, ApiTokenOrder, Page, Paging, TokenEntry, TokenFilter
 from ironcage_storage.sqlite.rows import Table, conjunction
 from ironcage_storage.sqlite.session import Pending, Session
+from ironcage_storage.sqlite.totals import agent_totals
 
 MS_PER_MINUTE: Final = 60_000
 MINUTES_PER_HOUR: Final = 60
@@ -103,9 +104,7 @@ class SqliteApiTokens:
         by = f"{_ORDERS[order]} {'DESC' if descending else 'ASC'}, id DESC"
         where = f"api_tokens WHERE {terms} ORDER BY {by} LIMIT ? OFFSET ?"
         rows = self.table.rows(where, (*parameters, paging.per_page, paging.offset))
-        sql = f"SELECT count(*) FROM api_tokens WHERE {terms}"
-        (total,) = self._session.query(sql, parameters, self.table).fetchone()
-        return Page(rows, total)
+        return Page(rows, self._count(terms, parameters))
 
     def page_of_all_kinds(self, which: TokenFilter, paging: Paging) -> Page[TokenEntry]:
         """Return API tokens and IC tokens together, newest first."""
@@ -124,9 +123,26 @@ class SqliteApiTokens:
         sql = f"SELECT * FROM ({_ENTRIES}) WHERE {terms} ORDER BY created_at DESC, id DESC LIMIT ? OFFSET ?"
         cursor = self._session.query(sql, (*parameters, paging.per_page, paging.offset), *reads)
         rows = [TokenEntry._make(row) for row in cursor]
+        if which.agent_id is which.status is which.search is None:
+            return Page(rows, self._kept_count(which))
         sql = f"SELECT count(*) FROM ({_ENTRIES}) WHERE {terms}"
         (total,) = self._session.query(sql, parameters, *reads).fetchone()
         return Page(rows, total)
+
+    def _kept_count(self, which: TokenFilter) -> int:
+        """Return the number of tokens by kind, owner and project alone; those of agents are not counted anew."""
+        total = 0
+        if which.kind != "ic":
+            total += self._count(*conjunction({"user_id = ?": which.owner_id, "project_id = ?": which.project_id}))
+        if which.kind != "api":
+            owner_id, project_id = which.owner_id, which.project_id
+            total += agent_totals(self._session, *self._others, owner_id=owner_id, project_id=project_id).ic_tokens
+        return total
+
+    def _count(self, terms: str, parameters: Sequence[object]) -> int:
+        sql = f"SELECT count(*) FROM api_tokens WHERE {terms}"
+        (total,) = self._session.query(sql, parameters, self.table).fetchone()
+        return int(total)
 
 
 class SqliteTokenUsage:

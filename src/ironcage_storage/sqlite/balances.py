@@ -9,6 +9,7 @@ from ironcage_core.domain.ledger import Balance
 from ironcage_core.ports.lists import AgentOrder, BalanceFilter, BudgetTotals, Page, Paging
 from ironcage_storage.sqlite.rows import Table, conjunction
 from ironcage_storage.sqlite.session import Pending, Session
+from ironcage_storage.sqlite.totals import agent_totals, recounted
 
 _STATUS = (
     "CASE WHEN a.status = 'inactive' THEN 'inactive' WHEN b.spent >= b.allocated THEN 'exhausted' ELSE 'active' END"
@@ -54,10 +55,19 @@ class SqliteBalances:
 
     def totals(self, which: BalanceFilter) -> BudgetTotals:
         """Return the sums over the whole selection."""
+        if which == BalanceFilter(owner_id=which.owner_id, project_id=which.project_id):
+            kept = agent_totals(
+                self._session, self.table, self._agents, owner_id=which.owner_id, project_id=which.project_id
+            )
+            return BudgetTotals(kept.allocated, kept.spent, kept.held, kept.agents)
         source, parameters = _selection(which)
         sums = "coalesce(sum(b.allocated), 0), coalesce(sum(b.spent), 0), coalesce(sum(b.held), 0), count(*)"
         row = self._session.query(f"SELECT {sums} {source}", parameters, self.table, self._agents).fetchone()
         return BudgetTotals._make(row)
+
+    def counts(self) -> Mapping[tuple[str, str], tuple[object, object]]:
+        """Return (maintained, counted) totals for each (owner_id, project_id); '*' stands for all owners."""
+        return recounted(self._session, self.table, self._agents)
 
     def all(self) -> Iterator[Balance]:
         """Yield every balance, by agent id."""

@@ -27,6 +27,7 @@ class SqliteLeases:
             session, "leases", Lease, constant=CONSTANT, indexed=("due_at", "successor_id")
         )
         self._counts = Tally(session, "lease_counts", ("agent_id", "status"), "n")
+        self._totals = Tally(session, "lease_totals", ("status",), "n")
         self._session = session
         self._agents = agents
         # A lower bound of each agent's next due time, so that a call finds out for nothing that nothing is due.
@@ -43,15 +44,19 @@ class SqliteLeases:
         """Store the lease, new or changed."""
         before = self._table.get(lease.id)
         if before is None or before.status != lease.status:
-            self._counts.add((lease.agent_id, lease.status), 1)
+            self._count(lease, 1)
             if before is not None:
-                self._counts.add((lease.agent_id, before.status), -1)
+                self._count(before, -1)
         if lease.due_at is not None:
             agent_id, due_at = lease.agent_id, lease.due_at
             self._lowest_put[agent_id] = min(due_at, self._lowest_put.get(agent_id, due_at))
             if agent_id in self._next_due:
                 self._next_due[agent_id] = min(due_at, self._next_due[agent_id])
         self._table.put(lease)
+
+    def _count(self, lease: Lease, delta: int) -> None:
+        self._counts.add((lease.agent_id, lease.status), delta)
+        self._totals.add((lease.status,), delta)
 
     def due_of(self, agent_id: str, now: Instant) -> Sequence[Lease]:
         """Return the agent's leases that time has changed by `now`, earliest first."""
@@ -98,7 +103,8 @@ class SqliteLeases:
         sql = f"SELECT {names} FROM leases l {of} WHERE {where} ORDER BY l.id DESC LIMIT ? OFFSET ?"
         cursor = self._session.query(sql, (*parameters, paging.per_page, paging.offset), self._table, self._agents)
         rows = [Lease._make(row) for row in cursor]
-        sql = f"SELECT coalesce(sum(n), 0) FROM lease_counts l {of} WHERE {where}"
+        table = "lease_totals" if which == LeaseFilter(status=which.status) else "lease_counts"
+        sql = f"SELECT coalesce(sum(n), 0) FROM {table} l {of} WHERE {where}"
         (total,) = self._session.query(sql, parameters, self._counts).fetchone()
         return Page(rows, total)
 
@@ -107,10 +113,12 @@ class SqliteLeases:
         yield from self._table.rows("leases WHERE agent_id = ? ORDER BY id", (agent_id,))
 
     def counts(self) -> Mapping[tuple[str, str], tuple[int, int]]:
-        """Return (maintained, counted) for each (agent_id, status)."""
+        """Return (maintained, counted) for each (agent_id, status); '*' stands for all agents."""
         sql = """SELECT agent_id, status, sum(kept), sum(counted) FROM (
             SELECT agent_id, status, n AS kept, 0 AS counted FROM lease_counts
-            UNION ALL SELECT agent_id, status, 0, 1 FROM leases) GROUP BY agent_id, status"""
+            UNION ALL SELECT agent_id, status, 0, 1 FROM leases
+            UNION ALL SELECT '*', status, n, 0 FROM lease_totals
+            UNION ALL SELECT '*', status, 0, 1 FROM leases) GROUP BY agent_id, status"""
         cursor = self._session.query(sql, (), self._table, self._counts)
         return {(agent_id, status): (kept, counted) for agent_id, status, kept, counted in cursor}
 

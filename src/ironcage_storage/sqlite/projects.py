@@ -8,10 +8,11 @@ from ironcage_core.domain.projects import Project, ProjectKey
 from ironcage_core.ports.lists import Page, Paging, ProjectFilter, ProjectOrder, ProjectTotals
 from ironcage_storage.sqlite.rows import Table, conjunction
 from ironcage_storage.sqlite.session import Pending, Session
+from ironcage_storage.sqlite.totals import agent_totals
 
 _ORDERS: Final[Mapping[ProjectOrder, str]] = {"name": "fold(name)", "created_at": "created_at"}
 _VISIBLE: Final = f"""(id = '{MASTER_PROJECT}' OR (id <> '{ORPHANED_PROJECT}' AND (
-    id IN (SELECT project_id FROM agents WHERE owner_id = ? AND deleted_at IS NULL)
+    id IN (SELECT project_id FROM agent_totals WHERE owner_id = ? AND agents > 0)
     OR id IN (SELECT project_id FROM api_tokens WHERE user_id = ? AND is_active = 1 AND revoked_at IS NULL
         AND rotated_at IS NULL AND (expires_at IS NULL OR expires_at > ?)))))"""
 
@@ -64,10 +65,8 @@ class SqliteProjects:
 
     def totals(self, project_id: str, owner_id: str | None = None) -> ProjectTotals:
         """Return counts and sums over the project's live agents, or over those of one owner."""
-        terms, parameters = conjunction({"a.project_id = ?": project_id, "a.owner_id = ?": owner_id})
-        sql = f"""SELECT count(*), count(DISTINCT a.owner_id), coalesce(sum(b.allocated), 0), coalesce(sum(b.spent), 0)
-            FROM agents a JOIN agent_budgets b ON b.agent_id = a.id WHERE a.deleted_at IS NULL AND {terms}"""
-        return ProjectTotals._make(self._session.query(sql, parameters, *self._reads).fetchone())
+        kept = agent_totals(self._session, *self._reads, owner_id=owner_id, project_id=project_id)
+        return ProjectTotals(kept.agents, kept.owners, kept.allocated, kept.spent)
 
     def owned_by(self, user_id: str) -> Sequence[Project]:
         """Return the projects of an owner."""

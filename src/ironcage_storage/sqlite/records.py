@@ -19,7 +19,9 @@ class SqliteAgents:
     """Implements `Agents`."""
 
     def __init__(self, session: Session) -> None:
-        self.table: Table[Agent] = Table(session, "agents", Agent)
+        self.table: Table[Agent] = Table(
+            session, "agents", Agent, constant=("created_at",), indexed=("owner_id", "project_id", "deleted_at")
+        )
 
     def find(self, agent_id: str) -> Agent | None:
         """Return the agent with this id."""
@@ -78,9 +80,15 @@ class SqliteProviderKeys:
 
     def agent_counts(self, key_ids: Sequence[str]) -> Mapping[str, int]:
         """Return how many agents each of these keys is assigned to, if any."""
-        sql = f"""SELECT provider_key_id, count(*) FROM agent_providers
-            WHERE provider_key_id IN {AMONG} GROUP BY provider_key_id"""
+        sql = f"SELECT provider_key_id, agents FROM provider_key_counts WHERE provider_key_id IN {AMONG}"
         return dict(self._session.query(sql, (json.dumps(key_ids),)))
+
+    def counts(self) -> Mapping[str, tuple[int, int]]:
+        """Return (maintained, counted) numbers of agents of each key."""
+        sql = """SELECT provider_key_id, sum(kept), sum(counted) FROM (
+            SELECT provider_key_id, agents AS kept, 0 AS counted FROM provider_key_counts
+            UNION ALL SELECT provider_key_id, 0, 1 FROM agent_providers) GROUP BY provider_key_id"""
+        return {key_id: (kept, counted) for key_id, kept, counted in self._session.query(sql)}
 
     def page(
         self, which: KeyFilter, paging: Paging, order: KeyOrder = "created_at", *, descending: bool = True
@@ -118,7 +126,9 @@ class SqliteIcTokens:
     """Implements `IcTokens`."""
 
     def __init__(self, session: Session) -> None:
-        self.table: Table[IcTokenRecord] = Table(session, "ic_tokens", IcTokenRecord)
+        self.table: Table[IcTokenRecord] = Table(
+            session, "ic_tokens", IcTokenRecord, constant=("agent_id", "created_at"), indexed=("status",)
+        )
 
     def find(self, token_id: str) -> IcTokenRecord | None:
         """Return the record with this id."""

@@ -18,6 +18,7 @@ from ironcage_storage.sqlite.migrations import (
     m04_identity,
     m05_resources,
     m06_usage_and_limits,
+    m07_list_counts,
 )
 
 migrations = Migrations("ironcage")
@@ -57,6 +58,12 @@ def resources(db: Database) -> None:
 def usage_and_limits(db: Database) -> None:
     """Create the rollups of usage and the counters of limits, and let old records go without being forgotten."""
     _execute(db, m06_usage_and_limits.STATEMENTS)
+
+
+@migrations()
+def list_counts(db: Database) -> None:
+    """Create the totals that lists show without counting, and the indexes of their default orders."""
+    _execute(db, m07_list_counts.STATEMENTS)
 
 
 def _execute(db: Database, statements: Sequence[str]) -> None:
