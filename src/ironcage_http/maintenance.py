@@ -14,6 +14,7 @@ from ironcage_core.errors.tree import IroncageError
 from ironcage_core.services.audit_log import prune_audit_log
 from ironcage_core.services.expiry import sweep
 from ironcage_core.services.sessions import forget_sessions
+from ironcage_core.services.usage_retention import forget_limit_windows, purge_usage
 from ironcage_http.secret_watch import WATCH_EVERY_S, SecretWatch
 from ironcage_http.wiring import Wiring
 
@@ -66,8 +67,13 @@ async def _sweep(wiring: Wiring) -> None:
 
 
 async def _prune(wiring: Wiring) -> None:
-    """Remove what the audit log need not keep, and sessions that were over long ago."""
-    prune = partial(prune_audit_log, standard_days=wiring.settings.audit_retention_days, limit=PRUNE_LIMIT)
-    for work in (prune, partial(forget_sessions, limit=PRUNE_LIMIT)):
+    """Remove what the audit log and the usage need not keep, and sessions and counts that were over long ago."""
+    settings = wiring.settings
+    prune = partial(prune_audit_log, standard_days=settings.audit_retention_days)
+    purge = partial(
+        purge_usage, record_days=settings.usage_retention_days, hour_days=settings.hour_rollup_retention_days
+    )
+    for each in (prune, purge, forget_limit_windows, forget_sessions):
+        work = partial(each, limit=PRUNE_LIMIT)
         while await wiring.store.write_async(work) == PRUNE_LIMIT:
             pass

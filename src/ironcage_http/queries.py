@@ -10,7 +10,7 @@ from datetime import date
 from typing import Final, TypeVar
 
 from ironcage_core.domain.ids import MASTER_PROJECT, ORPHANED_PROJECT, Prefix, is_id
-from ironcage_core.domain.instants import MS_PER_DAY, Instant, parse_instant
+from ironcage_core.domain.instants import MS_PER_DAY, MS_PER_S, Instant, parse_instant
 from ironcage_core.domain.texts import text_problem
 from ironcage_core.errors.tree import ValidationError
 from ironcage_core.ports.lists import Paging
@@ -25,6 +25,7 @@ MAX_PAGE: Final = 10**12
 
 _INTEGER: Final = re.compile(r"[0-9]{1,19}", re.ASCII)
 _DATE: Final = re.compile(r"[0-9]{4}-[0-9]{2}-[0-9]{2}", re.ASCII)
+_UNIX_S: Final = re.compile(r"[0-9]{1,11}", re.ASCII)  # until the year 5138, so milliseconds are none
 _EPOCH_DAY: Final = date(1970, 1, 1).toordinal()
 _WELL_KNOWN: Final = frozenset((MASTER_PROJECT, ORPHANED_PROJECT))
 
@@ -99,22 +100,26 @@ class Query:
 
         return self._read(name, reading)
 
-    def instant(self, name: str, *, is_end: bool = False) -> Instant | None:
+    def instant(self, name: str, *, is_end: bool = False, takes_unix_s: bool = False) -> Instant | None:
         """Return an RFC 3339 time, or where a UTC day that is written as a date starts.
 
         Args:
             name: The parameter.
             is_end: Whether it ends a range, exclusive; a date then means where the next day starts, so that the
                 day belongs to the range.
+            takes_unix_s: Whether whole seconds since the epoch will do as well.
         """
+        forms = "an RFC 3339 time with an offset such as Z, or a date" + (", or Unix seconds" if takes_unix_s else "")
 
         def reading(value: str) -> Instant:
+            if takes_unix_s and _UNIX_S.fullmatch(value):
+                return int(value) * MS_PER_S
             try:
                 if not _DATE.fullmatch(value):
                     return parse_instant(value, field=name)
                 day = date.fromisoformat(value).toordinal() - _EPOCH_DAY
             except (ValidationError, ValueError):
-                raise _BadValueError("must be an RFC 3339 time with an offset such as Z, or a date") from None
+                raise _BadValueError(f"must be {forms}") from None
             return (day + is_end) * MS_PER_DAY
 
         return self._read(name, reading)

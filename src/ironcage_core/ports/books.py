@@ -14,14 +14,17 @@ from ironcage_core.domain.money import Micros
 from ironcage_core.domain.usage import KeptCall, UsageRecord, UsageSums
 from ironcage_core.ports.lists import (
     AgentOrder,
+    AllocationTotals,
     BalanceFilter,
     BudgetTotals,
     EntryFilter,
     HorizonOf,
     LeaseFilter,
     LeaseReports,
+    NumberDifference,
     Page,
     Paging,
+    ReceivedTokens,
     TraceFilter,
     UsageDimension,
     UsageFilter,
@@ -47,6 +50,10 @@ class Balances(Protocol):
 
     def totals(self, which: BalanceFilter) -> BudgetTotals:
         """Return the sums over the whole selection."""
+        ...
+
+    def counts(self) -> Mapping[tuple[str, str], tuple[object, object]]:
+        """Return (maintained, counted) totals for each (owner_id, project_id); '*' is all owners; for verification."""
         ...
 
     def all(self) -> Iterator[Balance]:
@@ -90,7 +97,7 @@ class Leases(Protocol):
         ...
 
     def counts(self) -> Mapping[tuple[str, str], tuple[int, int]]:
-        """Return (maintained, counted) for each (agent_id, status); for verification."""
+        """Return (maintained, counted) for each (agent_id, status); '*' is all agents; for verification."""
         ...
 
 
@@ -113,8 +120,12 @@ class Ledger(Protocol):
         """Return the changes of an agent's allocation after the initial one, newest first."""
         ...
 
+    def allocation_totals(self, agent_id: str) -> AllocationTotals:
+        """Return the sums over all entries that made the agent's allocation."""
+        ...
+
     def counts(self) -> Mapping[tuple[str, str], tuple[int, int]]:
-        """Return (maintained, counted) for each (agent_id, kind); for verification."""
+        """Return (maintained, counted) for each (agent_id, kind); '*' is all agents; for verification."""
         ...
 
 
@@ -141,11 +152,27 @@ class Usage(Protocol):
         """Return the sum of reported cost per lease, purged records included; for verification."""
         ...
 
+    def received(self, since: Instant, until: Instant) -> Mapping[tuple[str, str], ReceivedTokens]:
+        """Return the tokens of the reports of a time of receipt by (owner_id, project_id); for verification.
+
+        When a call was received of which only the key is kept, nobody knows; it counts if its lease was charged later
+        than `since`.
+        """
+        ...
+
+    def rollup_differences(self) -> Iterator[NumberDifference]:
+        """Yield every number of the rollups that is not what the records, as far as they reach, add up to."""
+        ...
+
     def sums(self, which: UsageFilter, by: Sequence[UsageDimension] = ()) -> Mapping[tuple[str, ...], UsageSums]:
         """Return sums from the rollups by the values of `by`; calls of no provider key have `provider_id` ''.
 
         A group without any call is left out. Costs as much as there are days and dimensions, not calls.
         """
+        ...
+
+    def first_day(self, which: UsageFilter) -> Instant | None:
+        """Return where the first UTC day with a call starts, whatever the filter says of time; None for no call."""
         ...
 
     def find_trace(self, trace_id: str) -> UsageRecord | None:
@@ -227,8 +254,15 @@ class LimitWindows(Protocol):
         """Return the reports and grants of the minute of an instant."""
         ...
 
-    def forget(self, before: Instant) -> None:
-        """Drop windows that ended before an instant."""
+    def all_tokens(self, at: Instant) -> Mapping[tuple[str, str | None], int]:
+        """Return the tokens of the day of an instant by (user_id, project_id), the project None for all of them."""
+        ...
+
+    def forget(self, *, tokens_before: Instant, requests_before: Instant, limit: int) -> int:
+        """Drop at most `limit` days of tokens, and as many minutes of requests, that ended before an instant.
+
+        Returns the more that went of one kind.
+        """
         ...
 
 

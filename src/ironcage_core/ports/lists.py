@@ -234,6 +234,13 @@ class BudgetTotals(NamedTuple):
     agents: int
 
 
+class AllocationTotals(NamedTuple):
+    """What an agent's allocation was at first, and the sum of its raises since, in micro-USD."""
+
+    initial: Micros
+    increases: Micros
+
+
 class ProjectTotals(NamedTuple):
     """Counts and sums over the live agents of a project; of one owner's only, where that was asked. In micro-USD."""
 
@@ -241,6 +248,22 @@ class ProjectTotals(NamedTuple):
     owners: int
     allocated: Micros
     spent: Micros
+
+
+class ReceivedTokens(NamedTuple):
+    """The tokens that reports of some time gave: of records that are kept, and of calls of which only that may be."""
+
+    recorded: int
+    purged: int
+
+
+class NumberDifference(NamedTuple):
+    """One number that is kept, and what it is when it is counted again."""
+
+    subject: str
+    number: str
+    kept: int
+    counted: int
 
 
 class LeaseReports(NamedTuple):

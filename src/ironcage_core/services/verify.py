@@ -4,17 +4,19 @@ The ledger is read once, agent by agent; nothing that is stored as a total is tr
 """
 
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from itertools import groupby
-from typing import Final
+from typing import Final, TypeVar
 
 from ironcage_core.domain.audit import RETENTION_DAYS, Chain, row_hash
-from ironcage_core.domain.instants import period_of
+from ironcage_core.domain.instants import MS_PER_DAY, period_of
 from ironcage_core.domain.leases import Lease
 from ironcage_core.domain.ledger import EFFECTS, Balance, Entry
 from ironcage_core.domain.money import Micros
 from ironcage_core.ports.storage import UnitOfWork
+
+Key = TypeVar("Key", bound=tuple[str, ...])
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,16 +55,29 @@ class _Sums:
         self.entries = 0
         self.bank_spent: Counter[tuple[str, str]] = Counter()
         self.bank_held: Counter[str] = Counter()
+        self.project_spent: Counter[tuple[str, str, str]] = Counter()
+        self.project_held: Counter[tuple[str, str]] = Counter()
+
+    def add(self, entry: Entry, lease: Lease | None) -> None:
+        """Count an entry against the bank it moves, in all and in the project of its lease."""
+        effect = EFFECTS[entry.kind]
+        spent, held = effect.spent * entry.amount, effect.held * entry.amount
+        self.entries += 1
+        self.bank_held[entry.bank_user_id] += held
+        self.bank_spent[entry.bank_user_id, entry.period] += spent
+        if lease is not None:
+            self.project_held[entry.bank_user_id, lease.project_id] += held
+            self.project_spent[entry.bank_user_id, lease.project_id, entry.period] += spent
 
 
 def verify(uow: UnitOfWork, agent_id: str | None = None) -> Verification:
-    """Recompute balances, leases, banks, counts and the audit chains.
+    """Recompute balances, leases, banks, counts, rollups of usage, what counts against limits, and the audit chains.
 
     Args:
         uow: An open unit of work; a read snapshot is enough.
         agent_id: Check only this agent's balance and leases; None checks everything.
 
-    Source: contract budget.md 1.2 (E1 to E8), 1.4 (I1, I2, I6) and 15; identity.md 11.
+    Source: contract budget.md 1.2 (E1 to E8), 1.4 (I1, I2, I6) and 15; analytics.md 5; identity.md 11.
     """
     sums = _Sums()
     differences: list[Difference] = []
@@ -81,6 +96,8 @@ def verify(uow: UnitOfWork, agent_id: str | None = None) -> Verification:
     if agent_id is None:
         differences += _check_banks(uow, sums)
         differences += _check_counts(uow)
+        differences += [Difference(*each) for each in uow.usage.rollup_differences()]
+        differences += _check_limit_windows(uow)
         audit_rows, broken = _check_audit(uow)
         differences += broken
     return Verification(agents, leases, sums.entries, audit_rows, differences)
@@ -89,28 +106,25 @@ def verify(uow: UnitOfWork, agent_id: str | None = None) -> Verification:
 def _check_agent(uow: UnitOfWork, agent_id: str, entries: Iterable[Entry], sums: _Sums) -> tuple[int, list[Difference]]:
     of_agent: Counter[str] = Counter()
     of_lease: dict[str, Counter[str]] = {}
+    known = {lease.id: lease for lease in uow.leases.of_agent(agent_id)}
     differences: list[Difference] = []
     for entry in entries:
-        sums.entries += 1
         effect = EFFECTS[entry.kind]
         for number in _NUMBERS:
             of_agent[number] += getattr(effect, number) * entry.amount
-        sums.bank_held[entry.bank_user_id] += effect.held * entry.amount
-        sums.bank_spent[entry.bank_user_id, entry.period] += effect.spent * entry.amount
+        sums.add(entry, known.get(entry.lease_id or ""))
         if entry.lease_id and effect.lease_column:
             of_lease.setdefault(entry.lease_id, Counter())[effect.lease_column] += entry.amount
         differences += _check_entry(entry, of_agent)
     differences += _check_balance(uow.balances.find(agent_id), agent_id, of_agent)
     reported = {row.lease_id: row.cost for row in uow.usage.reported_by_lease(agent_id)}
-    leases = held = 0
-    for lease in uow.leases.of_agent(agent_id):
-        leases += 1
-        held += lease.held
+    held = sum(lease.held for lease in known.values())
+    for lease in known.values():
         differences += _check_lease(lease, of_lease.pop(lease.id, Counter()), reported.pop(lease.id, 0))
     if held != of_agent["held"]:
         differences.append(Difference(agent_id, "held by its leases", held, of_agent["held"]))
     differences += [Difference(agent_id, "lease", "missing", lease_id) for lease_id in {*of_lease, *reported}]
-    return leases, differences
+    return len(known), differences
 
 
 def _check_balance(balance: Balance | None, agent_id: str, posted: Counter[str]) -> Iterator[Difference]:
@@ -146,14 +160,33 @@ def _check_lease(lease: Lease, posted: Counter[str], reported: Micros) -> Iterat
 
 
 def _check_banks(uow: UnitOfWork, sums: _Sums) -> Iterator[Difference]:
-    spent = uow.banks.all_spent()
-    for key in {*spent, *sums.bank_spent}:
-        if spent.get(key, 0) != sums.bank_spent[key]:
-            yield Difference("/".join(key), "bank spent", spent.get(key, 0), sums.bank_spent[key])
-    held = uow.banks.all_held()
-    for user_id in {*held, *sums.bank_held}:
-        if held.get(user_id, 0) != sums.bank_held[user_id]:
-            yield Difference(user_id, "bank held", held.get(user_id, 0), sums.bank_held[user_id])
+    held = {(user_id,): amount for user_id, amount in uow.banks.all_held().items()}
+    posted = Counter({(user_id,): amount for user_id, amount in sums.bank_held.items()})
+    yield from _unequal("bank spent", uow.banks.all_spent(), sums.bank_spent)
+    yield from _unequal("bank held", held, posted)
+    yield from _unequal("bank spent in the project", uow.banks.all_spent_in_projects(), sums.project_spent)
+    yield from _unequal("bank held in the project", uow.banks.all_held_in_projects(), sums.project_held)
+
+
+def _unequal(number: str, stored: Mapping[Key, Micros], posted: Counter[Key]) -> Iterator[Difference]:
+    for key in {*stored, *posted}:
+        if stored.get(key, 0) != posted[key]:
+            yield Difference("/".join(key), number, stored.get(key, 0), posted[key])
+
+
+def _check_limit_windows(uow: UnitOfWork) -> Iterator[Difference]:
+    today = uow.now - uow.now % MS_PER_DAY
+    lowest: Counter[tuple[str, str | None]] = Counter()
+    purged: Counter[tuple[str, str | None]] = Counter()
+    for (owner_id, project_id), tokens in uow.usage.received(today, today + MS_PER_DAY).items():
+        for project in (None, project_id):
+            lowest[owner_id, project] += tokens.recorded
+            purged[owner_id, project] += tokens.purged
+    counted = uow.limit_windows.all_tokens(today)
+    for key in {*counted, *lowest}:
+        if not lowest[key] <= counted.get(key, 0) <= lowest[key] + purged[key]:
+            subject = "/".join((key[0], key[1] or "all projects"))
+            yield Difference(subject, "tokens of today", counted.get(key, 0), lowest[key])
 
 
 def _check_counts(uow: UnitOfWork) -> Iterator[Difference]:
@@ -161,6 +194,12 @@ def _check_counts(uow: UnitOfWork) -> Iterator[Difference]:
         for (agent_id, of), (maintained, counted) in counts.items():
             if maintained != counted:
                 yield Difference(agent_id, f"number of {of} {what}", maintained, counted)
+    for (owner_id, project_id), (kept, recounted) in uow.balances.counts().items():
+        if kept != recounted:
+            yield Difference(f"{owner_id}/{project_id}", "totals of agents", kept, recounted)
+    for key_id, (of_key, assigned) in uow.provider_keys.counts().items():
+        if of_key != assigned:
+            yield Difference(key_id, "number of agents", of_key, assigned)
 
 
 def _check_audit(uow: UnitOfWork) -> tuple[int, list[Difference]]:

@@ -5,7 +5,7 @@ from collections.abc import Iterator, Mapping, Sequence
 
 from ironcage_core.domain.instants import MS_PER_DAY, day_of
 from ironcage_core.domain.ledger import AllocationNote, Entry
-from ironcage_core.ports.lists import EntryFilter, Page, Paging
+from ironcage_core.ports.lists import AllocationTotals, EntryFilter, Page, Paging
 from ironcage_storage.sqlite.logs import Log, Tally
 from ironcage_storage.sqlite.rows import Table, conjunction
 from ironcage_storage.sqlite.session import Pending, Session
@@ -17,13 +17,16 @@ class SqliteLedger:
     def __init__(self, session: Session, agents: Pending) -> None:
         self._log: Log[Entry] = Log(session, "ledger", Entry)
         self._counts = Tally(session, "ledger_counts", ("agent_id", "kind", "day"), "n")
+        self._totals = Tally(session, "ledger_totals", ("kind", "day"), "n")
         self._session = session
         self._agents = agents
 
     def append(self, entry: Entry) -> None:
         """Post an entry."""
         self._log.add(entry)
-        self._counts.add((entry.agent_id, entry.kind, day_of(entry.posted_at)), 1)
+        day = day_of(entry.posted_at)
+        self._counts.add((entry.agent_id, entry.kind, day), 1)
+        self._totals.add((entry.kind, day), 1)
 
     def page(self, which: EntryFilter, paging: Paging) -> Page[Entry]:
         """Return entries, newest first."""
@@ -44,7 +47,9 @@ class SqliteLedger:
         for term, day in (("day >= ?", first), ("day < ?", beyond)):
             if day is not None:
                 terms, parameters = f"{terms} AND {term}", (*parameters, day)
-        sql = f"SELECT coalesce(sum(n), 0) FROM ledger_counts WHERE {terms}"
+        is_of_all = which.agent_id is which.owner_id is which.project_id is None
+        table = "ledger_totals" if is_of_all else "ledger_counts"
+        sql = f"SELECT coalesce(sum(n), 0) FROM {table} WHERE {terms}"
         (total,) = self._session.query(sql, parameters, self._counts).fetchone()
         # Whole days come from the counts; only the broken days at either end are counted row by row.
         if first is not None and which.since is not None and which.since % MS_PER_DAY:
@@ -73,11 +78,20 @@ class SqliteLedger:
         (total,) = self._session.query(f"SELECT count(*) FROM {chosen}", (agent_id,), self._log).fetchone()
         return Page(rows, total)
 
+    def allocation_totals(self, agent_id: str) -> AllocationTotals:
+        """Return the sums over all entries that made the agent's allocation."""
+        sql = """SELECT coalesce(sum(amount) FILTER (WHERE cause = 'initial'), 0),
+            coalesce(sum(amount) FILTER (WHERE cause <> 'initial' AND amount > 0), 0)
+            FROM ledger WHERE agent_id = ? AND kind = 'adjust'"""
+        return AllocationTotals._make(self._session.query(sql, (agent_id,), self._log).fetchone())
+
     def counts(self) -> Mapping[tuple[str, str], tuple[int, int]]:
-        """Return (maintained, counted) for each (agent_id, kind)."""
+        """Return (maintained, counted) for each (agent_id, kind); '*' stands for all agents."""
         sql = """SELECT agent_id, kind, sum(kept), sum(counted) FROM (
             SELECT agent_id, kind, sum(n) AS kept, 0 AS counted FROM ledger_counts GROUP BY agent_id, kind
-            UNION ALL SELECT agent_id, kind, 0, count(*) FROM ledger GROUP BY agent_id, kind)
+            UNION ALL SELECT agent_id, kind, 0, count(*) FROM ledger GROUP BY agent_id, kind
+            UNION ALL SELECT '*', kind, sum(n), 0 FROM ledger_totals GROUP BY kind
+            UNION ALL SELECT '*', kind, 0, count(*) FROM ledger GROUP BY kind)
             GROUP BY agent_id, kind"""
         cursor = self._session.query(sql, (), self._log, self._counts)
         return {(agent_id, kind): (kept, counted) for agent_id, kind, kept, counted in cursor}
@@ -106,14 +120,17 @@ def _between(which: EntryFilter, since: int, until: int) -> EntryFilter:
 
 
 def _where(which: EntryFilter) -> tuple[str, tuple[object, ...]]:
-    return conjunction(
+    terms, parameters = conjunction(
         {
             "agent_id = ?": which.agent_id,
-            "agent_id IN (SELECT id FROM agents WHERE owner_id = ?)": which.owner_id,
-            "agent_id IN (SELECT id FROM agents WHERE project_id = ?)": which.project_id,
             "lease_id = ?": which.lease_id,
             "kind = ?": which.kind,
             "posted_at >= ?": which.since,
             "posted_at < ?": which.until,
         }
     )
+    if which.owner_id is None and which.project_id is None:
+        return terms, parameters
+    # One list of agents for both: a project may have many more than an owner has in it.
+    of, chosen = conjunction({"owner_id = ?": which.owner_id, "project_id = ?": which.project_id})
+    return f"{terms} AND agent_id IN (SELECT id FROM agents WHERE {of})", (*parameters, *chosen)

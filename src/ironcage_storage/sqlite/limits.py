@@ -1,5 +1,6 @@
 """Usage limits, and what counts against them."""
 
+from collections.abc import Mapping
 from typing import Final, Literal
 
 from ironcage_core.domain.instants import Instant, day_of, minute_of
@@ -85,7 +86,21 @@ class SqliteLimitWindows:
     def _value(self, user_id: str, project_id: str | None, kind: Literal["tokens", "requests"], window: int) -> int:
         return self._tally.value((user_id, ALL_PROJECTS if project_id is None else project_id, kind, window))
 
-    def forget(self, before: Instant) -> None:
-        """Drop windows that ended before an instant."""
-        for kind, window in (("tokens", day_of(before)), ("requests", minute_of(before))):
-            self._session.execute("DELETE FROM limit_windows WHERE kind = ? AND window < ?", (kind, window))
+    def all_tokens(self, at: Instant) -> Mapping[tuple[str, str | None], int]:
+        """Return the tokens of the day of an instant by (user_id, project_id)."""
+        sql = "SELECT user_id, nullif(project_id, ?), n FROM limit_windows WHERE kind = 'tokens' AND window = ?"
+        cursor = self._session.query(sql, (ALL_PROJECTS, day_of(at)), self._tally)
+        return {(user_id, project_id): n for user_id, project_id, n in cursor}
+
+    def forget(self, *, tokens_before: Instant, requests_before: Instant, limit: int) -> int:
+        """Drop at most `limit` windows of each kind that ended before an instant; return the more that went of one."""
+        gone = 0
+        columns = "user_id, project_id, kind, window"
+        old = f"SELECT {columns} FROM limit_windows WHERE kind = ? AND window < ? LIMIT ?"
+        for kind, window in (("tokens", day_of(tokens_before)), ("requests", minute_of(requests_before))):
+            bound = (kind, window, limit)
+            (count,) = self._session.query(f"SELECT count(*) FROM ({old})", bound, self._tally).fetchone()
+            if count:
+                self._session.execute(f"DELETE FROM limit_windows WHERE ({columns}) IN ({old})", bound)
+            gone = max(gone, int(count))
+        return gone

@@ -8,14 +8,15 @@ import json
 from collections.abc import Mapping, Sequence
 from typing import Any, Final, NamedTuple
 
-from ironcage_core.domain.instants import HOURS_PER_DAY, MS_PER_DAY, MS_PER_HOUR, Instant, hour_of
+from ironcage_core.domain.instants import HOURS_PER_DAY, MS_PER_HOUR, Instant, hour_of
 from ironcage_core.domain.usage import UsageRecord, UsageSums
 from ironcage_core.ports.lists import UsageDimension, UsageFilter
+from ironcage_storage.sqlite.days import Days, cut_at_midnight
 from ironcage_storage.sqlite.rows import conjunction
 from ironcage_storage.sqlite.session import Pending, Session
 
-_WIDE: Final = ("bucket", "project_id", "provider", "provider_id", "model")
-_FINE: Final = ("bucket", "agent_id", "owner_id", *_WIDE[1:])
+WIDE: Final = ("bucket", "project_id", "provider", "provider_id", "model")
+FINE: Final = ("bucket", "agent_id", "owner_id", *WIDE[1:])
 _ADDED: Final = UsageSums._fields[:-1]
 _SUMMED: Final = ", ".join(f"sum({column})" for column in _ADDED)
 
@@ -43,10 +44,10 @@ def _upsert(name: str, key: tuple[str, ...]) -> str:
     )
 
 
-_HOURS: Final = _upsert("usage_hours", _FINE)
-_DAYS: Final = _upsert("usage_days", _FINE)
-_WIDE_HOURS: Final = _upsert("usage_wide_hours", _WIDE)
-_WIDE_DAYS: Final = _upsert("usage_wide_days", _WIDE)
+_HOURS: Final = _upsert("usage_hours", FINE)
+_DAYS: Final = _upsert("usage_days", FINE)
+_WIDE_HOURS: Final = _upsert("usage_wide_hours", WIDE)
+_WIDE_DAYS: Final = _upsert("usage_wide_days", WIDE)
 
 
 class Rollups:
@@ -89,34 +90,41 @@ class Rollups:
 
     def sums(self, which: UsageFilter, by: Sequence[UsageDimension] = ()) -> Mapping[tuple[str, ...], UsageSums]:
         """Return sums by the values of `by`; a group without any call is left out."""
-        is_fine = which.agent_id is not None or which.owner_id is not None or "agent_id" in by
-        prefix = "usage" if is_fine else "usage_wide"
-        terms, parameters = conjunction(
-            {
-                "agent_id = ?": which.agent_id,
-                OF_OWNER: which.owner_id,
-                "project_id = ?": which.project_id,
-                "provider = ?": which.provider,
-                "provider_id = ?": which.provider_id,
-                "model = ?": which.model,
-            }
-        )
+        columns = ", ".join([*by, *UsageSums._fields])
         parts, bound = [], []
         for name, chosen, values in _spans(which.since, which.until):
-            parts.append(f"SELECT * FROM {prefix}_{name} WHERE {terms} AND {chosen}")
+            source, terms, parameters = _source(which, name, is_fine="agent_id" in by)
+            # An emptied cell must not tell when its last call was.
+            parts.append(f"SELECT {columns} FROM {source} WHERE {terms} AND {chosen} AND completed + failed > 0")
             bound += [*parameters, *values]
+        if not parts:
+            return {}
         keys = "".join(f"{dimension}, " for dimension in by)
         grouped = f"GROUP BY {', '.join(by)}" if by else ""
-        columns = ", ".join([*by, *UsageSums._fields])
-        sql = " UNION ALL ".join(part.replace("*", columns, 1) for part in parts)
-        sql = f"SELECT {keys}{_SUMMED}, max(last_at) FROM ({sql}) {grouped} HAVING sum(completed + failed) > 0"
+        cells = " UNION ALL ".join(parts)
+        sql = f"SELECT {keys}{_SUMMED}, max(last_at) FROM ({cells}) {grouped} HAVING count(*) > 0"
         cursor = self.session.query(sql, bound, self, self._agents)
         return {tuple(row[: len(by)]): UsageSums._make(row[len(by) :]) for row in cursor}
+
+    def first_day(self, which: UsageFilter) -> int | None:
+        """Return the first UTC day with a call, counted from the epoch, whatever the filter says of time."""
+        source, terms, parameters = _source(which, "days")
+        sql = f"SELECT bucket FROM {source} WHERE {terms} AND completed + failed > 0 ORDER BY bucket LIMIT 1"
+        found = self.session.query(sql, parameters, self, self._agents).fetchone()
+        return None if found is None else int(found[0])
+
+    def calls_by_day(self, which: UsageFilter, days: Days, outcome: str | None) -> list[tuple[int, int]]:
+        """Return the days with calls of an outcome, or of either, and how many; the filter's own time is not read."""
+        source, terms, parameters = _source(which, "days")
+        chosen, values = days.chosen
+        calls = "sum(completed + failed)" if outcome is None else f"sum({outcome})"
+        sql = f"SELECT bucket, {calls} FROM {source} WHERE {terms} AND {chosen} GROUP BY bucket HAVING {calls} > 0"
+        return self.session.query(sql, (*parameters, *values), self, self._agents).fetchall()
 
     def purge_hours(self, before: int, limit: int) -> int:
         """Remove at most `limit` rows of each table of hours before this hour; return the most that went of one."""
         gone = 0
-        for name, key in (("usage_hours", _FINE), ("usage_wide_hours", _WIDE)):
+        for name, key in (("usage_hours", FINE), ("usage_wide_hours", WIDE)):
             columns = ", ".join(key)
             old = f"SELECT {columns} FROM {name} WHERE bucket < ? LIMIT ?"
             (count,) = self.session.query(f"SELECT count(*) FROM ({old})", (before, limit), self).fetchone()
@@ -180,19 +188,29 @@ def _merge(cells: dict[Any, list[int]], cell: tuple[Any, ...], numbers: list[int
     known[-1] = max(known[-1], numbers[-1])
 
 
+def _source(which: UsageFilter, name: str, *, is_fine: bool = False) -> tuple[str, str, tuple[object, ...]]:
+    """Return the table that answers a filter, and all terms of it but time: (its name, WHERE, what it binds)."""
+    is_scoped = which.agent_id is not None or which.owner_id is not None
+    terms, parameters = conjunction(
+        {
+            "agent_id = ?": which.agent_id,
+            OF_OWNER: which.owner_id,
+            "project_id = ?": which.project_id,
+            "provider = ?": which.provider,
+            "provider_id = ?": which.provider_id,
+            "model = ?": which.model,
+        }
+    )
+    if is_fine and not is_scoped and name == "days":
+        terms += " AND agent_id IN (SELECT id FROM agents)"  # so that each agent's days are looked up, not all read
+    return f"usage_{name}" if is_fine or is_scoped else f"usage_wide_{name}", terms, parameters
+
+
 def _spans(since: Instant | None, until: Instant | None) -> list[tuple[str, str, tuple[object, ...]]]:
-    """Return which rows of which table make up a range: (table, WHERE, what it binds)."""
-    first = None if since is None else -(-since // MS_PER_DAY)
-    beyond = None if until is None else until // MS_PER_DAY
-    if first is not None and beyond is not None and first > beyond and since is not None and until is not None:
-        return [_hours(since, until)]  # within one day
-    terms, values = conjunction({"bucket >= ?": first, "bucket < ?": beyond})
-    spans: list[tuple[str, str, tuple[object, ...]]] = [("days", terms, values)]
-    if since is not None and first is not None and since % MS_PER_DAY:
-        spans.append(_hours(since, first * MS_PER_DAY))
-    if until is not None and beyond is not None and until % MS_PER_DAY:
-        spans.append(_hours(beyond * MS_PER_DAY, until))
-    return spans
+    """Return which rows of which rollups make up a range: (hours or days, WHERE, what it binds)."""
+    cut = cut_at_midnight(since, until)
+    spans = [] if cut.days is None else [("days", *cut.days.chosen)]
+    return spans + [_hours(*end) for end in cut.ends]
 
 
 def _hours(since: Instant, until: Instant) -> tuple[str, str, tuple[object, ...]]:

@@ -1,26 +1,33 @@
 """Usage records, one a call, found by the key the call is known by; and what is kept of those that were purged."""
 
-from collections.abc import Mapping, Sequence
+import json
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Final, NamedTuple
 
-from ironcage_core.domain.instants import MS_PER_HOUR, Instant
+from ironcage_core.domain.instants import MS_PER_DAY, MS_PER_HOUR, Instant
 from ironcage_core.domain.usage import KeptCall, UsageRecord, UsageSums
 from ironcage_core.ports.lists import (
     HorizonOf,
     LeaseReports,
+    NumberDifference,
     Page,
     Paging,
+    ReceivedTokens,
     TraceFilter,
     UsageDimension,
     UsageFilter,
 )
+from ironcage_storage.sqlite.rollup_checks import rollup_differences
 from ironcage_storage.sqlite.rollups import Rollups
 from ironcage_storage.sqlite.rows import Table
 from ironcage_storage.sqlite.session import Pending, Session
-from ironcage_storage.sqlite.traces import page_of_traces
+from ironcage_storage.sqlite.traces import Traces
 
 KEYS_AT_ONCE: Final = 250
 """Parameters of one statement; a few different lengths keep the statement cache small."""
+
+_TOKENS: Final = "input_tokens + output_tokens + unsplit_tokens"
+_LISTED: Final = "id IN (SELECT value FROM json_each(?))"
 
 
 class _Horizon(NamedTuple):
@@ -45,8 +52,8 @@ class SqliteUsage:
         self._kept: Table[KeptCall] = Table(session, "kept_calls", KeptCall, ("agent_id", "call_key"), remembers=0)
         self._horizons: Table[_Horizon] = Table(session, "usage_horizons", _Horizon, ("what",))
         self._rollups = Rollups(session, agents)
+        self._traces = Traces(self._table, self._rollups, agents)
         self._session = session
-        self._agents = agents
 
     def expect(self, agent_id: str, call_keys: Sequence[str]) -> None:
         """Fetch these records together; what is not there is remembered as well."""
@@ -81,9 +88,32 @@ class SqliteUsage:
         cursor = self._session.query(sql, (agent_id, agent_id), self._table, self._kept)
         return [LeaseReports._make(row) for row in cursor]
 
+    def received(self, since: Instant, until: Instant) -> Mapping[tuple[str, str], ReceivedTokens]:
+        """Return the tokens of the reports of a time of receipt by (owner_id, project_id)."""
+        sql = f"""SELECT owner_id, project_id, sum(recorded), sum(purged) FROM (
+                SELECT owner_id, project_id, {_TOKENS} AS recorded, 0 AS purged FROM usage_records
+                WHERE report_cost_micros IS NOT NULL AND received_at >= ? AND received_at < ?
+                UNION ALL SELECT l.bank_user_id, l.project_id, 0, k.total_tokens
+                FROM kept_calls k JOIN leases l ON l.id = k.lease_id
+                WHERE k.report_cost_micros IS NOT NULL AND l.last_activity_at >= ?)
+            GROUP BY owner_id, project_id"""
+        cursor = self._session.query(sql, (since, until, since), self._table, self._kept)
+        return {(owner_id, project_id): ReceivedTokens(*numbers) for owner_id, project_id, *numbers in cursor}
+
+    def rollup_differences(self) -> Iterator[NumberDifference]:
+        """Yield every number of the rollups that is not what the records add up to."""
+        records, hours = self.horizon("records"), self.horizon("hours")
+        reads = (self._table, self._rollups)
+        return rollup_differences(self._session, *reads, records_since=records, hours_since=hours)
+
     def sums(self, which: UsageFilter, by: Sequence[UsageDimension] = ()) -> Mapping[tuple[str, ...], UsageSums]:
         """Return sums from the rollups by the values of `by`."""
         return self._rollups.sums(which, by)
+
+    def first_day(self, which: UsageFilter) -> Instant | None:
+        """Return where the first UTC day with a call starts."""
+        day = self._rollups.first_day(which)
+        return None if day is None else day * MS_PER_DAY
 
     def find_trace(self, trace_id: str) -> UsageRecord | None:
         """Return the record with this id, unless it is older than what is kept."""
@@ -92,8 +122,7 @@ class SqliteUsage:
 
     def page(self, which: TraceFilter, paging: Paging, *, descending: bool = True) -> Page[UsageRecord]:
         """Return records by the time of their call."""
-        reads = (self._rollups, self._agents)
-        return page_of_traces(self._table, which, paging, *reads, since=self.horizon("records"), descending=descending)
+        return self._traces.page(which, paging, horizon=self.horizon("records"), descending=descending)
 
     def calls_since(self, agent_id: str, since: Instant) -> int:
         """Return how many calls the agent has made since an instant."""
@@ -113,17 +142,14 @@ class SqliteUsage:
 
     def purge_records(self, limit: int) -> int:
         """Remove at most `limit` records from before their horizon and keep their calls."""
-        names = ", ".join(KeptCall._fields)
-        read = names.replace("total_tokens", "input_tokens + output_tokens + unsplit_tokens")
-        where = "occurred_at < ? ORDER BY occurred_at LIMIT ?"
-        ids = f"SELECT id FROM usage_records WHERE {where}"
-        old = [trace_id for (trace_id,) in self._session.query(ids, (self.horizon("records"), limit), self._table)]
+        oldest = "SELECT id FROM usage_records WHERE occurred_at < ? ORDER BY occurred_at LIMIT ?"
+        old = [row[0] for row in self._session.query(oldest, (self.horizon("records"), limit), self._table)]
         if old:
-            marks = ", ".join("?" * len(old))
-            self._session.execute(
-                f"INSERT INTO kept_calls ({names}) SELECT {read} FROM usage_records WHERE id IN ({marks})", old
-            )
-            self._session.execute(f"DELETE FROM usage_records WHERE id IN ({marks})", old)
+            names = ", ".join(KeptCall._fields)
+            chosen = f"SELECT {names.replace('total_tokens', _TOKENS)} FROM usage_records WHERE {_LISTED}"
+            self._session.execute(f"INSERT INTO kept_calls ({names}) {chosen}", (json.dumps(old),))
+            self._session.execute(f"DELETE FROM usage_records WHERE {_LISTED}", (json.dumps(old),))
+            # Behind a statement that writes nothing is pending: only what is remembered of the old goes.
             self._table.forget()
             self._kept.forget()
         return len(old)

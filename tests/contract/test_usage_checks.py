@@ -1,0 +1,96 @@
+"""Verify counts the sums of usage, the banks of projects and today's tokens again, and names what differs."""
+
+from functools import partial
+
+import pytest
+
+from ironcage_core.domain.instants import MS_PER_DAY
+from ironcage_core.services.usage_retention import purge_usage
+from tests.support.stores import raw
+from tests.support.world import NOON, USD, World
+
+
+@pytest.fixture
+def busy(world: World) -> World:
+    """Return a world of two owners with three agents, whose calls lie ten and no days back."""
+    other = world.agent(name="orphan")
+    world.store.write(lambda uow: uow.agents.put(uow.agents.find(other.id)._replace(project_id="proj_orphaned")))  # type: ignore[union-attr]  # it was just made
+    for agent in (world.agent(), world.agent(name="second"), other):
+        lease_id = agent.handshake(10 * USD).lease.id
+        agent.report(lease_id, "old", 2 * USD, occurred_at=NOON - 10 * MS_PER_DAY)
+        agent.report(lease_id, "split", USD, tokens=None, input_tokens=30, output_tokens=12)
+        agent.report(lease_id, "over", 20 * USD)
+    agent.handshake(5 * USD)
+    assert world.verify().differences == []
+    return world
+
+
+NUMBERS = (
+    "completed", "failed", "input_tokens", "output_tokens", "unsplit_tokens", "cost_micros", "timed", "duration_ms",
+)  # fmt: skip
+
+
+@pytest.mark.parametrize("number", NUMBERS)
+@pytest.mark.parametrize("table", ["usage_days", "usage_hours", "usage_wide_days", "usage_wide_hours"])
+def test_a_changed_number_of_a_rollup_is_named(busy: World, table: str, number: str) -> None:
+    """With the table, the cell, and what it should be."""
+    raw(busy.store, f"UPDATE {table} SET {number} = {number} + 1 WHERE bucket = (SELECT max(bucket) FROM {table})")
+
+    found = [each for each in busy.verify().differences if each.subject.startswith(f"{table} ")]
+
+    assert {each.number for each in found} == {number}
+    assert all(each.stored == int(str(each.recomputed)) + 1 for each in found)
+
+
+@pytest.mark.parametrize(
+    ("statement", "subject", "number"),
+    [
+        ("UPDATE usage_days SET last_at = 0", "usage_days ", "last_at"),
+        ("UPDATE usage_wide_hours SET last_at = last_at - 1", "usage_wide_hours ", "last_at"),
+        ("DELETE FROM usage_days WHERE bucket = (SELECT min(bucket) FROM usage_days)", "usage_days ", "completed"),
+        ("DELETE FROM usage_hours", "usage_hours ", "cost_micros"),
+        ("UPDATE usage_days SET " + ", ".join(f"{number} = 0" for number in NUMBERS), "usage_days ", "completed"),
+        ("DELETE FROM usage_wide_days", "usage_wide_days ", "completed"),
+        ("UPDATE usage_days SET provider_id = 'other'", "usage_days ", "completed"),
+        ("UPDATE usage_days SET owner_id = 'other'", "usage_days ", "completed"),
+        ("UPDATE usage_wide_hours SET bucket = bucket + 1", "usage_wide_hours ", "completed"),
+        ("UPDATE usage_records SET duration_ms = 7", "usage_days ", "timed"),
+        ("UPDATE usage_records SET outcome = 'failed'", "usage_hours ", "failed"),
+        ("UPDATE bank_project_months SET spent = spent + 1", "/proj_orphaned/", "bank spent in the project"),
+        ("DELETE FROM bank_project_months", "/proj_orphaned/", "bank spent in the project"),
+        ("UPDATE bank_project_holds SET held = held + 1", "/proj_orphaned", "bank held in the project"),
+        ("UPDATE bank_project_holds SET project_id = 'x' || project_id", "/xproj_", "bank held in the project"),
+        ("UPDATE limit_windows SET n = n + 1 WHERE project_id = ''", "all projects", "tokens of today"),
+        ("UPDATE limit_windows SET n = n - 1 WHERE project_id <> ''", "/proj_", "tokens of today"),
+        ("DELETE FROM limit_windows", "/proj_", "tokens of today"),
+    ],
+)
+def test_what_was_changed_behind_its_back_is_named(busy: World, statement: str, subject: str, number: str) -> None:
+    """In a cell, in a whole table, in the records themselves."""
+    raw(busy.store, statement)
+
+    found = [(each.subject, each.number) for each in busy.verify().differences]
+
+    assert any(subject in where and number == what for where, what in found), found
+
+
+def test_a_row_of_zeros_is_no_row(busy: World) -> None:
+    """A record that moved from one cell to another leaves one behind."""
+    for name in ("usage_days", "usage_hours", "usage_wide_days", "usage_wide_hours"):
+        raw(busy.store, f"CREATE TEMP TABLE copy AS SELECT * FROM {name} LIMIT 1")
+        raw(busy.store, "UPDATE copy SET bucket = 1, last_at = 0, " + ", ".join(f"{number} = 0" for number in NUMBERS))
+        raw(busy.store, f"INSERT INTO {name} SELECT * FROM copy")
+        raw(busy.store, "DROP TABLE copy")
+
+    assert busy.verify().differences == []
+
+
+@pytest.mark.parametrize("limit", [1, 100])
+@pytest.mark.parametrize("hour_days", [2, 30])
+def test_what_a_purge_took_away_is_no_difference(busy: World, hour_days: int, limit: int) -> None:
+    """In the midst of it as at its end; the days before the horizon are still held by the wide ones."""
+    busy.store.write(partial(purge_usage, record_days=7, hour_days=hour_days, limit=limit))
+
+    assert busy.verify().differences == []
+    raw(busy.store, "UPDATE usage_days SET cost_micros = 1 WHERE bucket = (SELECT min(bucket) FROM usage_days)")
+    assert {each.number for each in busy.verify().differences} == {"cost_micros"}

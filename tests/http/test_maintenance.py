@@ -1,0 +1,43 @@
+"""What the server tidies up by itself, as far as its settings say."""
+
+from functools import partial
+
+import pytest
+
+from ironcage_core.domain.instants import MS_PER_DAY
+from ironcage_core.ports.storage import UnitOfWork
+from ironcage_http.app import wire
+from ironcage_http.maintenance import PRUNE_LIMIT, _prune
+from ironcage_http.settings import read_settings
+from ironcage_storage.sqlite.store import SqliteStore
+from tests.support.rows import put_agent, usage_row
+from tests.support.stores import raw
+from tests.support.world import NOON, SetClock
+
+pytestmark = pytest.mark.anyio
+
+SETTINGS = read_settings(
+    {"DATABASE_URL": "sqlite::memory:", "IRON_USAGE_RETENTION_DAYS": "7", "IRON_HOUR_ROLLUP_RETENTION_DAYS": "3"}
+)
+
+
+async def test_a_round_removes_all_usage_whose_days_are_over() -> None:
+    """In as many steps as it takes; records, hours and counts against limits have their own days, sums by day none."""
+    with SqliteStore(":memory:", clock=SetClock()) as store:
+        agent_id = store.write(put_agent).id
+
+        def work(uow: UnitOfWork, day: int, calls: int) -> None:
+            for call in range(calls):
+                uow.usage.put(usage_row(agent_id, f"{day}/{call}", occurred_at=NOON - day * MS_PER_DAY))
+            uow.limit_windows.add("ann", "proj", NOON - day * MS_PER_DAY, tokens=1, requests=1)
+
+        for day, calls in ((8, PRUNE_LIMIT + 1), (5, 2), (0, 1)):
+            store.write(partial(work, day=day, calls=calls))
+
+        await _prune(wire(store, SETTINGS))
+
+        assert raw(store, "SELECT count(*) FROM usage_records") == [(3,)]
+        assert raw(store, "SELECT count(*) FROM kept_calls") == [(PRUNE_LIMIT + 1,)]
+        assert raw(store, "SELECT sum(completed) FROM usage_hours") == [(1,)]
+        assert raw(store, "SELECT sum(completed) FROM usage_days") == [(PRUNE_LIMIT + 4,)]
+        assert raw(store, "SELECT kind, count(*) FROM limit_windows GROUP BY kind") == [("requests", 2), ("tokens", 2)]
