@@ -11,7 +11,7 @@ from ironcage_core.domain.ledger import Entry
 from ironcage_core.errors.tree import UnavailableError
 from ironcage_core.ports.lists import EntryFilter, Page, Paging
 from ironcage_core.ports.storage import UnitOfWork
-from ironcage_core.services.accounts import set_monthly_cap
+from ironcage_core.services.usage_limits import LimitFields, create_limit
 from ironcage_storage.sqlite.store import SqliteStore
 from tests.support.rows import key_row, put_agent, putting, tell, told
 from tests.support.stores import RefusedError, finished, raising
@@ -222,7 +222,8 @@ def test_a_use_case_of_the_core_runs_in_a_transaction(world: World) -> None:
     """`transaction` gives the same unit of work that use cases get."""
     agent = world.agent()
     with world.store.transaction() as uow:
-        limit = set_monthly_cap(uow, world.owner_id, 5 * USD, actor=ADMIN)
+        fields: LimitFields = {"user_id": world.owner_id, "max_cost_per_month": 5 * USD}
+        limit = create_limit(uow, fields, actor=ADMIN).limit
         page: Page[Entry] = uow.ledger.page(EntryFilter(agent_id=agent.id), Paging())
 
     assert (limit.max_cost_per_month, page.total, page.rows[0].posted_at) == (5 * USD, 1, NOON)

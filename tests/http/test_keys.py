@@ -9,13 +9,12 @@ from typing import Any
 import pytest
 
 from ironcage_core.domain.ids import MASTER_PROJECT
-from ironcage_core.services.accounts import set_monthly_cap
 from ironcage_core.services.ic_token_changes import revoke_ic_token
 from ironcage_core.services.provider_keys import add_provider_key
 from ironcage_storage.sealed.vault import AesGcmVault, MasterKey
 from tests.support.http_agents import Stage, shown_secrets, stage
 from tests.support.web import Answer, Caller
-from tests.support.world import ADMIN, USD, TestAgent
+from tests.support.world import ADMIN, USD, TestAgent, cap_month
 
 SECRET = "sk-released-0123456789abcdef"
 BASE_URL = "https://proxy.test/v1"
@@ -190,7 +189,7 @@ def test_what_is_wrong_is_told_in_order(world: Stage) -> None:
     owner_id = world.get("/auth/verify", headers=headers).body["user"]["id"]
     spender = world.agent(owner_id=owner_id)
     spender.handshake(USD)
-    world.store.write(lambda uow: set_monthly_cap(uow, owner_id, USD, actor=ADMIN))
+    world.store.write(lambda uow: cap_month(uow, owner_id, USD))
 
     broke = get(world, headers)
     change_key(world, key_id, is_enabled=0)

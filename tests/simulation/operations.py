@@ -15,7 +15,6 @@ from ironcage_core.domain.leases import LeasePolicy
 from ironcage_core.domain.usage import UsageReport
 from ironcage_core.errors.tree import RefusalError
 from ironcage_core.ports.storage import UnitOfWork
-from ironcage_core.services.accounts import set_monthly_cap
 from ironcage_core.services.allocations import set_allocation
 from ironcage_core.services.expiry import sweep
 from ironcage_core.services.granting import Granted
@@ -24,7 +23,7 @@ from ironcage_core.services.key_lending import Sealing
 from ironcage_core.services.leasing import refresh, return_lease, revoke_leases
 from ironcage_core.services.reporting import Booked, report, report_batch
 from tests.simulation.model import UNKNOWN, Booking, Books, Content, Grant, RefusedError, Terms
-from tests.support.world import ADMIN, PRICES, usage
+from tests.support.world import ADMIN, PRICES, cap_month, usage
 
 MS = 1000
 TERMS = Terms(
@@ -337,7 +336,7 @@ class SetAllocation:
             lambda books: ("allocated", books.set_allocation(agent, amount, force=self.force)),
             lambda uow: (
                 "allocated",
-                set_allocation(uow, agent, amount, actor=ADMIN, force=self.force).remaining,
+                set_allocation(uow, agent, amount, actor=ADMIN, force=self.force).balance.remaining,
             ),
         )
 
@@ -358,7 +357,7 @@ class SetCap:
             return ("capped",)
 
         def ask_store(uow: UnitOfWork) -> Answer:
-            set_monthly_cap(uow, owner, self.cap, actor=ADMIN)
+            cap_month(uow, owner, self.cap)
             return ("capped",)
 
         return Call(repr(self), cast, ask_model, ask_store)

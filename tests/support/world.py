@@ -16,7 +16,7 @@ from ironcage_core.domain.usage import UsageReport
 from ironcage_core.ports.lists import EntryFilter, Paging
 from ironcage_core.ports.secrecy import Vault
 from ironcage_core.ports.storage import UnitOfWork
-from ironcage_core.services.accounts import add_user, set_monthly_cap
+from ironcage_core.services.accounts import add_user
 from ironcage_core.services.agents import CreatedAgent, create_agent
 from ironcage_core.services.granting import Granted
 from ironcage_core.services.handshake import HandshakeRequest, handshake
@@ -25,6 +25,7 @@ from ironcage_core.services.key_lending import Sealing
 from ironcage_core.services.leasing import Denied, Returned, refresh, return_lease
 from ironcage_core.services.provider_keys import add_provider_key
 from ironcage_core.services.reporting import BatchReported, Reported, report, report_batch
+from ironcage_core.services.usage_limits import change_limit, create_limit, delete_limit
 from ironcage_core.services.verify import Verification, verify
 from ironcage_storage.sealed.ip_tokens import IpTokenSealer
 from ironcage_storage.sealed.tokens import IcTokenSigner
@@ -92,11 +93,22 @@ class World:
 
     def cap(self, amount: Micros | None, user_id: str = "") -> None:
         """Set the owner's monthly cap."""
-        self.store.write(lambda uow: set_monthly_cap(uow, user_id or self.owner_id, amount, actor=ADMIN))
+        self.store.write(lambda uow: cap_month(uow, user_id or self.owner_id, amount))
 
     def verify(self) -> Verification:
         """Recompute everything."""
         return self.store.read(verify)
+
+
+def cap_month(uow: UnitOfWork, user_id: str, cap: Micros | None) -> None:
+    """Cap what a user's agents may cost in a month, by a limit that has no other cap; None lifts it."""
+    known = uow.limits.find_of(user_id)
+    if cap is not None and known is None:
+        create_limit(uow, {"user_id": user_id, "max_cost_per_month": cap}, actor=ADMIN)
+    elif cap is not None and known is not None:
+        change_limit(uow, known.id, {"max_cost_per_month": cap}, actor=ADMIN)
+    elif known is not None:
+        delete_limit(uow, known.id, actor=ADMIN)
 
 
 class TestAgent:

@@ -1,18 +1,12 @@
-"""Accounts: the users who own agents, and the monthly cap that brakes their agents' grants."""
-
-from typing import Final
+"""Accounts: adding users, the first of whom is an admin."""
 
 from ironcage_core.domain.audit import SYSTEM, Actor, AuditNote
-from ironcage_core.domain.money import MICROS_PER_USD, Micros
 from ironcage_core.domain.texts import text_problem
-from ironcage_core.domain.users import UsageLimit, User
+from ironcage_core.domain.users import User
 from ironcage_core.errors.identity import DuplicateEmailError, DuplicateUsernameError
 from ironcage_core.errors.tree import ValidationError
 from ironcage_core.ports.storage import UnitOfWork
-from ironcage_core.services.users import LONGEST_NAME, ROLES, any_user, role_problem
-
-MAX_CAP: Final[Micros] = 1_000_000_000 * MICROS_PER_USD
-"""Source: contract resources.md 7.1."""
+from ironcage_core.services.users import LONGEST_NAME, ROLES, role_problem
 
 
 def add_user(
@@ -131,37 +125,3 @@ def _check_user(username: str, email: str, role: str, name: str | None = None) -
     """
     if problems := user_problems(username, email, role, name):
         raise ValidationError(problems)
-
-
-def set_monthly_cap(uow: UnitOfWork, user_id: str, cap: Micros | None, *, actor: Actor) -> UsageLimit:
-    """Cap what a user's agents may cost per UTC month; None lifts the cap.
-
-    A cap below what is spent and lent blocks new grants only.
-
-    Args:
-        uow: The open unit of work.
-        user_id: Whose agents.
-        cap: Micro-USD, above 0 and at most $1,000,000,000.
-        actor: Who sets it.
-
-    Raises:
-        ValidationError: Out of range.
-        UserNotFoundError: No such user.
-
-    Source: contract budget.md 8.
-    """
-    if cap is not None and (type(cap) is not int or not 0 < cap <= MAX_CAP):
-        raise ValidationError({"max_cost_per_month_usd": "must be above 0 and at most $1,000,000,000"})
-    any_user(uow, user_id)
-    known = uow.limits.find_of(user_id)
-    if known is None:
-        limit = UsageLimit(uow.new_id("lim"), user_id, cap, uow.now, uow.now)
-    else:
-        limit = known._replace(max_cost_per_month=cap, updated_at=uow.now)
-    uow.limits.put(limit)
-    changes = {
-        "before": {"max_cost_per_month_micros": known.max_cost_per_month if known else None},
-        "after": {"max_cost_per_month_micros": cap},
-    }
-    uow.audit.append(AuditNote("LIMIT_SET", "config", "limit", limit.id, actor, changes=changes))
-    return limit

@@ -25,6 +25,7 @@ from ironcage_core.services.granting import (
     remember_release,
 )
 from ironcage_core.services.key_lending import Sealing, pick_key, seal_for
+from ironcage_core.services.limit_gate import check_counted_limits, check_project_month
 from ironcage_core.services.posting import balance_of
 from ironcage_core.services.runtime_states import note_runtime_event
 
@@ -61,7 +62,8 @@ def handshake(
         ProviderKeyMismatchError, ProviderKeyDisabledError: No key to lend.
         CryptoUnavailableError, SecretUnreadableError: The key cannot be opened.
         TooManyLeasesError: The agent holds as many open leases as it may.
-        BudgetExceededError: Nothing is left to lend.
+        UsageLimitExceededError: The owner has used what a limit allows of tokens or requests.
+        BudgetExceededError: Nothing is left to lend, or the owner's monthly cap in the project is reached.
 
     Source: protocol 005; contract budget.md 5.1.
     """
@@ -75,6 +77,8 @@ def handshake(
     lease_id = uow.new_id("lease")
     ip_token = seal_for(sealing, key, identity, lease_id)
     _make_room(uow, agent, request.runtime_id, policy)
+    check_counted_limits(uow, agent.owner_id, agent.project_id)
+    check_project_month(uow, agent.owner_id, agent.project_id)
     room = headroom(uow, agent)
     amount = min(requested, room.amount)
     if amount <= 0:

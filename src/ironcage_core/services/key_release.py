@@ -29,6 +29,7 @@ from ironcage_core.services.granting import (
     refuse_for_month,
 )
 from ironcage_core.services.key_lending import check_enabled, pick_key
+from ironcage_core.services.limit_gate import check_counted_limits, check_project_month
 from ironcage_core.services.posting import balance_of
 
 
@@ -58,7 +59,8 @@ def release_to_token(
         TokenNotInProjectError: The token is bound to no project.
         NoProviderKeyError: The project has no such key.
         ProviderKeyDisabledError: It is disabled.
-        BudgetExceededError: The owner's monthly cap is reached.
+        UsageLimitExceededError: The owner has used what a limit allows of tokens or requests.
+        BudgetExceededError: The owner's monthly cap is reached, in all or in the project.
         CryptoUnavailableError, SecretUnreadableError: The key cannot be opened.
 
     Source: contract resources.md 4.1.
@@ -71,9 +73,9 @@ def release_to_token(
         raise TokenNotInProjectError("The token is bound to no project")
     key = check_enabled(_key_of_project(uow, token.project_id, provider or token.provider))
     check_counted_limits(uow, principal.user_id, token.project_id)
-    _check_month(uow, principal.user_id)
+    _check_months(uow, principal.user_id, token.project_id)
     released = _opened(vault, key)
-    _remember(uow, key, principal.actor, project_id=token.project_id)
+    _remember(uow, key, principal.actor, user_id=principal.user_id, project_id=token.project_id)
     used_at = uow.now if token.last_used_at is None else max(uow.now, token.last_used_at)
     uow.api_tokens.put(token._replace(last_used_at=used_at))
     return released
@@ -125,6 +127,7 @@ def release_to_agent(uow: UnitOfWork, identity: AgentIdentity, key: ProviderKey,
         vault: Opens it.
 
     Raises:
+        UsageLimitExceededError: The owner has used what a limit allows of tokens or requests.
         BudgetExceededError: The agent's budget is used up, or the owner's monthly cap is reached.
         CryptoUnavailableError, SecretUnreadableError: The key cannot be opened.
 
@@ -136,21 +139,17 @@ def release_to_agent(uow: UnitOfWork, identity: AgentIdentity, key: ProviderKey,
     # What its own leases hold is lent to the agent, not gone: only what is spent bars it.
     if balance_of(uow, agent.id).status == "exhausted":
         raise refuse_for_money(uow, agent, headroom(uow, agent))
-    _check_month(uow, agent.owner_id)
+    _check_months(uow, agent.owner_id, agent.project_id)
     released = _opened(vault, key)
-    _remember(uow, key, identity.actor, project_id=agent.project_id)
+    _remember(uow, key, identity.actor, user_id=agent.owner_id, project_id=agent.project_id)
     record = uow.ic_tokens.find(identity.token_id)
     if record is not None:
         uow.ic_tokens.put(record._replace(last_used_at=uow.now))
     return released
 
 
-def check_counted_limits(uow: UnitOfWork, user_id: str, project_id: str) -> None:
-    """Refuse a user whose calls have reached a limit on tokens, requests or the project's cost: there are none yet."""
-    del uow, user_id, project_id
-
-
-def _check_month(uow: UnitOfWork, user_id: str) -> None:
+def _check_months(uow: UnitOfWork, user_id: str, project_id: str) -> None:
+    check_project_month(uow, user_id, project_id)
     room = owners_headroom(uow, user_id)
     if room.bank_available is not None and room.bank_available <= 0:
         raise refuse_for_month(uow, room)
@@ -160,8 +159,9 @@ def _opened(vault: Vault, key: ProviderKey) -> ReleasedKey:
     return ReleasedKey(key.provider, key.base_url, vault.open(key.ciphertext, record_id=key.id))
 
 
-def _remember(uow: UnitOfWork, key: ProviderKey, actor: Actor, *, project_id: str) -> None:
-    """Write to the audit log that a provider key was released, and note its use."""
+def _remember(uow: UnitOfWork, key: ProviderKey, actor: Actor, *, user_id: str, project_id: str) -> None:
+    """Write to the audit log that a provider key was released, note its use and count it as a grant to a user."""
     metadata = {"project_id": project_id, "provider": key.provider}
     uow.audit.append(AuditNote("CREDENTIAL_ACCESSED", "credential", "provider_key", key.id, actor, metadata=metadata))
     uow.provider_keys.put(key._replace(last_used_at=uow.now))
+    uow.limit_windows.add(user_id, project_id, uow.now, requests=1)

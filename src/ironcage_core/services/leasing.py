@@ -17,7 +17,6 @@ from ironcage_core.ports.storage import UnitOfWork
 from ironcage_core.services.expiry import catch_up, end_lease
 from ironcage_core.services.granting import (
     Granted,
-    Headroom,
     agent_of,
     announce_grant,
     check_may_call,
@@ -30,15 +29,18 @@ from ironcage_core.services.granting import (
 )
 from ironcage_core.services.key_lending import Sealing, check_enabled, seal_for
 from ironcage_core.services.lease_records import effective, get_lease, own_lease
+from ironcage_core.services.limit_gate import check_counted_limits, project_month
 from ironcage_core.services.posting import balance_of, post_to_lease
 from ironcage_core.services.runtime_states import note_runtime_event
+
+DenialReason = Literal["total_budget_exhausted", "monthly_cap_reached"]
 
 
 @dataclass(frozen=True, slots=True)
 class Denied:
     """A refresh without money: an answer, not an error; the old lease stays as it was."""
 
-    reason: Literal["total_budget_exhausted", "monthly_cap_reached"]
+    reason: DenialReason
     balance: Balance
 
 
@@ -81,6 +83,7 @@ def refresh(
         AgentInactiveError, OwnerSuspendedError: No new money for this agent.
         ProviderKeyDisabledError, NoProviderAssignedError: The lease's key is gone.
         CryptoUnavailableError, SecretUnreadableError: The key cannot be opened.
+        UsageLimitExceededError: The owner has used what a limit allows of tokens or requests.
 
     Source: protocol 005; contract budget.md 1.3, 2 and 5.3.
     """
@@ -95,11 +98,14 @@ def refresh(
     key = _key_of(uow, old)
     new_id = uow.new_id("lease")
     ip_token = seal_for(sealing, key, identity, new_id)
+    check_counted_limits(uow, agent.owner_id, agent.project_id)
+    if project_month(uow, agent.owner_id, agent.project_id) is not None:
+        return _deny(uow, old, "monthly_cap_reached")
     same_bank = old.bank_user_id == agent.owner_id
     room = headroom(uow, agent, returning=0 if same_bank else old.held)
     new_money = min(amount, room.amount)
     if new_money <= 0:
-        return _deny(uow, old, room)
+        return _deny(uow, old, "total_budget_exhausted" if room.short_of == "agent" else "monthly_cap_reached")
     rolled_over = old.held if same_bank else 0
     end_lease(uow, old, "refreshed", "return", actor=agent.id, successor_id=new_id)
     lease = open_lease(
@@ -136,13 +142,9 @@ def _key_of(uow: UnitOfWork, lease: Lease) -> ProviderKey:
     return check_enabled(key)
 
 
-def _deny(uow: UnitOfWork, lease: Lease, room: Headroom) -> Denied:
+def _deny(uow: UnitOfWork, lease: Lease, reason: DenialReason) -> Denied:
     uow.leases.put(kept_alive(lease, uow.now))
-    short = room.short_of == "agent"
-    return Denied(
-        "total_budget_exhausted" if short else "monthly_cap_reached",
-        balance_of(uow, lease.agent_id),
-    )
+    return Denied(reason, balance_of(uow, lease.agent_id))
 
 
 def _replay(uow: UnitOfWork, identity: AgentIdentity, old: Lease, sealing: Sealing) -> Granted:

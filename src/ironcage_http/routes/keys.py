@@ -65,7 +65,7 @@ async def get_agents_key(call: Call) -> ASGIResponse:
     return answer(AgentKeyView(released.api_key, released.provider, released.base_url), headers=NO_STORE)
 
 
-_GATE_CODES: Final = ("403 BUDGET_EXCEEDED", "CRYPTO_UNAVAILABLE")
+_GATE_CODES: Final = ("USAGE_LIMIT_EXCEEDED", "403 BUDGET_EXCEEDED", "CRYPTO_UNAVAILABLE")
 
 ROUTES: Final[tuple[Route, ...]] = (
     Route(
