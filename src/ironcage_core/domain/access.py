@@ -84,7 +84,7 @@ def principal_of(
         user_id=user.id,
         username=user.username,
         email=user.email,
-        name=user.name or user.username,
+        name=user.shown_name,
         role=user.role,
         session_id=session_id,
         # A program cannot change a password; the flag is for people.

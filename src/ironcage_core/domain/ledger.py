@@ -10,7 +10,7 @@ from types import MappingProxyType
 from typing import Final, Literal, NamedTuple
 
 from ironcage_core.domain.instants import Instant
-from ironcage_core.domain.money import MAX_MICROS, Micros
+from ironcage_core.domain.money import MAX_MICROS, Micros, percent_of
 from ironcage_core.errors.faults import InvariantViolationError
 
 EntryKind = Literal["adjust", "grant", "spend", "overspend", "return", "reclaim"]
@@ -44,9 +44,7 @@ class Balance(NamedTuple):
     @property
     def percent_used(self) -> Decimal:
         """How much of the allocation is spent, in percent with two decimals, half up; it may pass 100 (E11)."""
-        if self.allocated == 0:
-            return Decimal(100 if self.spent else 0)
-        return Decimal((self.spent * 20_000 + self.allocated) // (2 * self.allocated)).scaleb(-2)
+        return percent_of(self.spent, self.allocated)
 
 
 class Entry(NamedTuple):

@@ -35,6 +35,8 @@ def parse_usd(value: object, *, field: str) -> Micros:
     text = str(value).strip()
     if len(text) > _LONGEST:
         raise ValidationError({field: "has too many digits"})
+    if not is_plain_number(text):
+        raise ValidationError({field: "must be a number in USD"})
     try:
         amount = Decimal(text)
     except InvalidOperation:
@@ -54,6 +56,11 @@ def parse_usd(value: object, *, field: str) -> Micros:
     return micros
 
 
+def is_plain_number(text: str) -> bool:
+    """Tell whether a number is spelled as one outside Python, too: without `_` and digits of other scripts."""
+    return text.isascii() and "_" not in text
+
+
 def _exponent(amount: Decimal) -> int:
     exponent = amount.normalize().as_tuple().exponent
     return exponent if isinstance(exponent, int) else 0
@@ -62,6 +69,17 @@ def _exponent(amount: Decimal) -> int:
 def usd(micros: Micros) -> Decimal:
     """Return an amount as exact decimal USD without trailing zeros beyond the cents it needs."""
     return Decimal(micros).scaleb(-6).normalize() + 0
+
+
+def percent_of(part: Micros, whole: Micros) -> Decimal:
+    """Return a part of a whole in percent with two decimals, half away from zero; of nothing, 100 is anything but 0.
+
+    Source: contract budget.md 1.2 (E11), 6.
+    """
+    if whole == 0:
+        return Decimal(100 if part else 0)
+    hundredths = (abs(part) * 20_000 + whole) // (2 * whole)
+    return Decimal(hundredths if part >= 0 else -hundredths).scaleb(-2)
 
 
 def format_usd(micros: Micros) -> str:

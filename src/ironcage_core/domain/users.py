@@ -38,6 +38,11 @@ class User(NamedTuple):
     failed_logins: int = 0
     locked_until: Instant | None = None
 
+    @property
+    def shown_name(self) -> str:
+        """What other people are told: the name, or the username of one who has none."""
+        return self.name or self.username
+
     def status_at(self, now: Instant) -> ShownStatus:
         """Return the status as people see it: an active user may be locked out of password logins for a while."""
         is_locked = self.status == "active" and self.locked_until is not None and now < self.locked_until

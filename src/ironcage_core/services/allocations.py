@@ -1,14 +1,16 @@
 """Allocations: how much an agent may spend in its life, set by an admin, and reading where it went."""
 
 from dataclasses import dataclass
+from decimal import Decimal
+from typing import Final
 
 from ironcage_core.domain.agents import Agent
 from ironcage_core.domain.audit import Actor, AuditNote
 from ironcage_core.domain.instants import Instant, next_period_start, period_of
 from ironcage_core.domain.leases import Lease
-from ironcage_core.domain.ledger import Balance, Entry
-from ironcage_core.domain.money import MICROS_PER_USD, Micros
-from ironcage_core.domain.texts import text_problem
+from ironcage_core.domain.ledger import AllocationNote, Balance, Entry
+from ironcage_core.domain.money import MICROS_PER_USD, Micros, percent_of
+from ironcage_core.domain.texts import text_problem, tidied
 from ironcage_core.errors.money import (
     BudgetBelowSpentError,
     BudgetChangedError,
@@ -25,6 +27,30 @@ from ironcage_core.services.posting import balance_of, post_adjustment
 MIN_ALLOCATION: Micros = 10_000
 MAX_ALLOCATION: Micros = 999_999_990_000
 """$0.01 to $999,999.99. Source: contract budget.md 6."""
+
+LONGEST_REASON: Final = 500
+
+
+@dataclass(frozen=True, slots=True)
+class ChangedAllocation:
+    """What a change has made of an allocation: what it was before, the balance since, and the ledger entry of it."""
+
+    previous: Micros
+    balance: Balance
+    entry_id: str
+    reason: str | None
+    modified_by: str
+    modified_at: Instant
+
+    @property
+    def increase(self) -> Micros:
+        """By how much it grew; negative for a decrease."""
+        return self.balance.allocated - self.previous
+
+    @property
+    def increase_percent(self) -> Decimal:
+        """By how much of what it was before."""
+        return percent_of(self.increase, self.previous)
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,7 +99,7 @@ def set_allocation(
     force: bool = False,
     expected: Micros | None = None,
     reason: str | None = None,
-) -> Balance:
+) -> ChangedAllocation:
     """Set an agent's allocation; the difference to the live value is posted.
 
     Args:
@@ -83,10 +109,10 @@ def set_allocation(
         actor: Who sets it.
         force: Confirms a decrease.
         expected: What the caller believes the live allocation to be; None does not compare.
-        reason: Why, for the audit log; 1 to 500 characters.
+        reason: Why, for the history and the audit log; at most 500 characters, an empty one is none.
 
     Raises:
-        AgentNotFoundError, ValidationError: As they say.
+        AgentNotFoundError, ValidationError: As they say; every bad argument is named.
         BudgetChangedError: The live allocation is not `expected`.
         BudgetUnchangedError: It is that already.
         BudgetBelowSpentError: More is spent than that, even with `force`.
@@ -95,34 +121,38 @@ def set_allocation(
     Source: contract budget.md 6.
     """
     agent = live_agent(uow, agent_id)
-    check_allocation(amount)
-    if reason is not None and (problem := text_problem(reason, longest=500)):
-        raise ValidationError({"reason": problem})
+    reason = tidied(reason)
+    _check_wish(amount, expected, reason)
     catch_up(uow, agent_id)
     before = balance_of(uow, agent_id)
-    if expected is not None and expected != before.allocated:
-        raise BudgetChangedError("The budget was changed meanwhile", current_budget=before.allocated)
+    _check_change(before, amount, force=force, expected=expected)
     delta = amount - before.allocated
-    if delta == 0:
+    after, entry_id = post_adjustment(uow, agent_id, delta, owner_id=agent.owner_id, cause="direct", actor=actor.id)
+    uow.allocation_notes.put(AllocationNote(entry_id, reason, int(force)))
+    changed = ChangedAllocation(before.allocated, after, entry_id, reason, actor.id, uow.now)
+    _tell(uow, changed, actor)
+    return changed
+
+
+def _check_wish(amount: Micros, expected: Micros | None, reason: str | None) -> None:
+    problems = {}
+    try:
+        check_allocation(amount)
+    except ValidationError as error:
+        problems.update(error.fields)
+    if expected is not None and expected < 0:
+        problems["expected_budget"] = "may not be negative"
+    if reason is not None and (problem := text_problem(reason, longest=LONGEST_REASON)):
+        problems["reason"] = problem
+    if problems:
+        raise ValidationError(problems)
+
+
+def _check_change(before: Balance, amount: Micros, *, force: bool, expected: Micros | None) -> None:
+    if expected not in {None, before.allocated}:
+        raise BudgetChangedError("The budget was changed meanwhile", current_budget=before.allocated)
+    if amount == before.allocated:
         raise BudgetUnchangedError("The budget is that already", current_budget=before.allocated)
-    _check_change(before, amount, force=force)
-    after, _ = post_adjustment(uow, agent_id, delta, owner_id=agent.owner_id, cause="direct", actor=actor.id)
-    changes = {"before": {"budget_micros": before.allocated}, "after": {"budget_micros": after.allocated}}
-    uow.audit.append(AuditNote("BUDGET_UPDATED", "budget", "agent", agent_id, actor, reason=reason, changes=changes))
-    uow.feed.append(
-        "AGENT_EVENT",
-        agent_id=agent_id,
-        name="budget_changed",
-        data={
-            "budget_micros": after.allocated,
-            "previous_budget_micros": before.allocated,
-            "changed_by": actor.id,
-        },
-    )
-    return after
-
-
-def _check_change(before: Balance, amount: Micros, *, force: bool) -> None:
     numbers = {
         "current_budget": before.allocated,
         "requested_budget": amount,
@@ -135,6 +165,15 @@ def _check_change(before: Balance, amount: Micros, *, force: bool) -> None:
         raise BudgetBelowSpentError("The agent has spent more than that", **numbers)
     if amount < before.allocated and not force:
         raise BudgetDecreaseRequiresConfirmationError("A lower budget needs force", **numbers)
+
+
+def _tell(uow: UnitOfWork, changed: ChangedAllocation, actor: Actor) -> None:
+    agent_id, previous, now = changed.balance.agent_id, changed.previous, changed.balance.allocated
+    changes = {"before": {"budget_micros": previous}, "after": {"budget_micros": now}}
+    note = AuditNote("BUDGET_UPDATED", "budget", "agent", agent_id, actor, reason=changed.reason, changes=changes)
+    uow.audit.append(note)
+    data = {"budget_micros": now, "previous_budget_micros": previous, "changed_by": actor.id}
+    uow.feed.append("AGENT_EVENT", agent_id=agent_id, name="budget_changed", data=data)
 
 
 def budget_of(uow: UnitOfWork, agent_id: str) -> BudgetView:
