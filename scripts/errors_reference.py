@@ -3,10 +3,11 @@
 import inspect
 from pathlib import Path
 
-from ironcage_core.errors import access, faults, identity, money, resources
+from ironcage_core.errors import access, faults, identity, money, resources, usage
 from ironcage_core.errors.tree import IroncageError
 
-_MODULES = {"ironcage_core.errors.tree", *(module.__name__ for module in (access, faults, identity, money, resources))}
+_LEAVES = (access, faults, identity, money, resources, usage)
+_MODULES = {"ironcage_core.errors.tree", *(module.__name__ for module in _LEAVES)}
 PAGE = Path(__file__).parent.parent / "docs" / "reference" / "errors.md"
 HEAD = """# Errors
 

@@ -23,7 +23,9 @@ from ironcage_http.errors import on_exception, on_http_exception
 from ironcage_http.maintenance import maintained
 from ironcage_http.metrics import Metrics
 from ironcage_http.routes import (
+    agent_budgets,
     agent_keys,
+    agent_metrics,
     agents,
     api_tokens,
     audit,
@@ -35,12 +37,15 @@ from ironcage_http.routes import (
     keys,
     leases,
     ledger,
+    limits,
     me,
     projects,
     providers,
     reports,
     system,
     tokens,
+    traces,
+    usage,
     users,
 )
 from ironcage_http.routing import Route
@@ -67,15 +72,20 @@ ROUTES: Final[Sequence[Route]] = (
     *tokens.ROUTES,
     *agents.ROUTES,
     *agent_keys.ROUTES,
+    *agent_metrics.ROUTES,
+    *agent_budgets.ROUTES,
     *ic_tokens.ROUTES,
     *providers.ROUTES,
     *projects.ROUTES,
     *keys.ROUTES,
+    *limits.ROUTES,
     *budget.ROUTES,
     *reports.ROUTES,
     *budgets.ROUTES,
     *leases.ROUTES,
     *ledger.ROUTES,
+    *usage.ROUTES,
+    *traces.ROUTES,
     *audit.ROUTES,
     *system.ROUTES,
 )

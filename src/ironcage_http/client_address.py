@@ -11,7 +11,7 @@ import re
 from collections.abc import Sequence
 from typing import Final, TypeAlias
 
-from ironcage_http.variables import Network
+from ironcage_http.variable_kinds import Network
 
 _Address: TypeAlias = ipaddress.IPv4Address | ipaddress.IPv6Address
 

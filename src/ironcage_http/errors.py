@@ -78,7 +78,9 @@ AMOUNTS: Final[Mapping[type[IroncageError], frozenset[str]]] = MappingProxyType(
 )
 """Which details are micro-USD inside and USD on the wire."""
 
-_INSTANTS: Final = frozenset(("frees_at", "expired_at", "revoked_at", "locked_until", "resets_at", "reset_at"))
+_INSTANTS: Final = frozenset(
+    ("frees_at", "expired_at", "revoked_at", "locked_until", "resets_at", "reset_at", "kept_since")
+)
 _NAMES: Final = MappingProxyType({"recorded_cost": "recorded_cost_usd", "retry_after_s": "retry_after"})
 _JSON: Final = "application/json"
 _INTERNAL: Final = b'{"error":"Internal server error","code":"INTERNAL_ERROR","details":{}}'

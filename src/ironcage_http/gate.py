@@ -15,8 +15,9 @@ from ironcage_core.domain.ic_tokens import AgentIdentity, PresentedIcToken
 from ironcage_core.domain.limit_classes import LIMITS, LimitClass, LimitKey
 from ironcage_core.domain.rate_limits import Taken
 from ironcage_core.errors.access import AgentTokenForbiddenError, InvalidTokenError, WrongTokenTypeError
-from ironcage_core.errors.tree import CredentialError
+from ironcage_core.errors.tree import CredentialError, RefusalError
 from ironcage_core.ports.storage import UnitOfWork
+from ironcage_core.services.agent_records import own_agent
 from ironcage_core.services.api_tokens import authenticate_api_token
 from ironcage_core.services.ic_tokens import authenticate
 from ironcage_core.services.sessions import authenticate_access
@@ -123,13 +124,27 @@ class Gate:
             judged(principal, action)
         if not self._is_admitted:
             token = principal.token
-            self._take_of(principal.user_id, principal.user_id if token is None else token.id, principal.bound_project)
+            credential = principal.user_id if token is None else token.id
+            self._take_of(principal.user_id, credential, principal.bound_project, self._agent_of(uow, principal))
             if token is not None:
                 self._note(self.wiring.token_counter.admit(uow, token))
             self._is_admitted = True
         return judged(principal, action)
 
-    def _take_of(self, caller: str, credential: str, project: str | None = None) -> None:
+    def _agent_of(self, uow: UnitOfWork, principal: Principal) -> str | None:
+        """Return the agent that the path names, if calls are counted by it and it is one of the caller's.
+
+        All others count as one: else whoever makes up ids would have a limit of its own for each.
+        """
+        name = self.route.limit_class
+        if name is None or LIMITS[name].key != "user and agent":
+            return None
+        try:
+            return own_agent(uow, self.agent_id or "", principal).id
+        except RefusalError:
+            return None
+
+    def _take_of(self, caller: str, credential: str, project: str | None = None, agent: str | None = None) -> None:
         name = self.route.limit_class
         if name is None or LIMITS[name].key == "ip":
             return
@@ -138,7 +153,7 @@ class Gate:
             "user": caller,
             "agent": caller,
             "user and resource": f"{caller} {route.path.split('/')[1]}",
-            "user and agent": f"{caller} {self.agent_id}",
+            "user and agent": f"{caller} {agent}",
             "user and project": f"{caller} {project}",
             "credential and route": f"{credential} {route.method} {route.path}",
         }

@@ -18,6 +18,7 @@ from ironcage_core.domain.leases import LeasePolicy
 from ironcage_core.domain.limit_classes import LimitClass
 from ironcage_core.domain.rate_limits import Rate
 from ironcage_core.errors.tree import StartupError
+from ironcage_http import variable_kinds as kinds
 from ironcage_http import variables as v
 from ironcage_http.environment import Environment, Variable
 from ironcage_http.settings_secrets import Deployment, FirstAdmin, Secrets, read_first_admin, read_secrets
@@ -29,17 +30,14 @@ DEFAULT_ORIGINS: Final = ("http://localhost:5173", "http://localhost:4173", "htt
 LATER: Final = frozenset(
     {
         "ENABLE_DEMO_SEED",
-        "IRON_ALLOWED_PROVIDERS",
         "IRON_BUDGET_ALERT_LEVELS",
         "IRON_BUDGET_REQUEST_MAX_USD",
         "IRON_CALL_KEY_RETENTION_DAYS",
         "IRON_DEV_RESET_DB",
         "IRON_FEED_RETENTION_EVENTS",
         "IRON_FEED_RETENTION_HOURS",
-        "IRON_HOUR_ROLLUP_RETENTION_DAYS",
         "IRON_SAFETY_RETENTION_DAYS",
         "IRON_SETTLE_SECONDS",
-        "IRON_USAGE_RETENTION_DAYS",
     }
 )
 """Variables of the contract that nothing reads yet."""
@@ -64,8 +62,8 @@ class Settings:
     that differ from the contract's.
     """
 
-    mode: v.DeploymentMode
-    database: v.Database
+    mode: kinds.DeploymentMode
+    database: kinds.Database
     host: str
     port: int
     jwt_secret: str = field(repr=False)
@@ -86,12 +84,15 @@ class Settings:
     leases: LeasePolicy
     sweep_s: int
     allowed_origins: tuple[str, ...]
-    trusted_proxies: tuple[v.Network, ...]
+    trusted_proxies: tuple[kinds.Network, ...]
+    allowed_providers: tuple[str, ...]
     rate_limit_enabled: bool
     rate_limits: Mapping[LimitClass, Rate]
     audit_retention_days: int
+    usage_retention_days: int
+    hour_rollup_retention_days: int
     metrics_token: str | None = field(repr=False)
-    log_level: v.LogLevel
+    log_level: kinds.LogLevel
     admin: FirstAdmin | None
     reset_database: bool
     demo_seed: bool
@@ -132,7 +133,7 @@ def _rule(variable: Variable[Any]) -> str:
 class _Plain(NamedTuple):
     origins: tuple[str, ...]
     is_limited: bool
-    log_level: v.LogLevel
+    log_level: kinds.LogLevel
     admin: FirstAdmin | None
 
 
@@ -161,9 +162,12 @@ def _settings(env: Environment, here: Deployment, plain: _Plain, secrets: Secret
         sweep_s=env.read(v.LEASE_SWEEP),
         allowed_origins=plain.origins,
         trusted_proxies=env.read(v.PROXIES),
+        allowed_providers=env.read(v.ALLOWED_PROVIDERS),
         rate_limit_enabled=plain.is_limited,
         rate_limits=env.read(v.RATE_LIMITS),
         audit_retention_days=env.read(v.AUDIT_RETENTION),
+        usage_retention_days=env.read(v.USAGE_RETENTION),
+        hour_rollup_retention_days=env.read(v.HOUR_ROLLUP_RETENTION),
         metrics_token=env.read(v.METRICS_TOKEN),
         log_level=plain.log_level,
         admin=plain.admin,
@@ -209,7 +213,7 @@ def _read_deployment(env: Environment, folder: Path) -> Deployment:
     is_production = mode == "production"
     env.refuse_if(is_production and not env.has(v.DATABASE.name), f"{v.DATABASE.name} is required in production")
     database = env.read(v.DATABASE) or DEFAULT_DATABASE
-    env.warn_if(is_production and database == v.MEMORY, f"{v.DATABASE.name} keeps nothing after the process ends")
+    env.warn_if(is_production and database == kinds.MEMORY, f"{v.DATABASE.name} keeps nothing after the process ends")
     host = env.read(v.HOST) or ("0.0.0.0" if is_production else "127.0.0.1")  # noqa: S104 - the contract's default
     place = folder / database if isinstance(database, Path) else database
     return Deployment(mode, host, place, is_guarded=is_production or not _is_loopback(host))
@@ -249,18 +253,18 @@ def _read_origins(env: Environment, here: Deployment) -> tuple[str, ...]:
     origins = env.read(v.ORIGINS)
     if origins is None:
         return () if here.is_production else DEFAULT_ORIGINS
-    is_open = any(not origin.startswith("https:") or v.is_local(origin) for origin in origins)
+    is_open = any(not origin.startswith("https:") or kinds.is_local(origin) for origin in origins)
     rule = f"{v.ORIGINS.name} must hold only https: origins, and no localhost, in production"
     env.refuse_if(here.is_production and is_open, rule)
     return origins
 
 
-def _read_log_level(env: Environment) -> v.LogLevel:
+def _read_log_level(env: Environment) -> kinds.LogLevel:
     level = env.read(v.LOG_LEVEL)
     text = env.read(v.RUST_LOG)
     if level is None and text is not None and not env.has(v.LOG_LEVEL.name):
         try:
-            return v.log_level(text.strip())
+            return kinds.log_level(text.strip())
         except ValueError:
             env.refuse_if(True, f"{v.RUST_LOG.name} must be {v.LOG_LEVEL.rule}")
     return level or "info"

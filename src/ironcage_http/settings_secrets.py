@@ -12,6 +12,7 @@ from typing import Final, NamedTuple
 from cryptography.hazmat.primitives.hashes import SHA256
 from cryptography.hazmat.primitives.kdf.hkdf import HKDF
 
+from ironcage_http import variable_kinds as kinds
 from ironcage_http import variables as v
 from ironcage_http.environment import Environment, Variable
 from ironcage_http.secrets_file import SecretsFileError, StoredSecrets, secrets_beside, secrets_path
@@ -37,9 +38,9 @@ class FirstAdmin:
 class Deployment(NamedTuple):
     """Where the server stands; a guarded one takes no public and no short secret."""
 
-    mode: v.DeploymentMode
+    mode: kinds.DeploymentMode
     host: str
-    database: v.Database
+    database: kinds.Database
     is_guarded: bool
 
     @property

@@ -9,22 +9,19 @@ import re
 from collections.abc import Sequence
 from decimal import Decimal
 from functools import lru_cache
-from typing import Any, Final, Generic, TypeVar
+from typing import Any, Final, Generic, TypeVar, get_args
 
 import msgspec
 
 from ironcage_core.domain.instants import Instant, format_instant
-from ironcage_core.domain.money import Micros, usd
+from ironcage_core.domain.money import Micros, is_plain_number, parse_usd, usd
 from ironcage_core.errors.tree import RefusalError, ValidationError
+from ironcage_http.json_syntax import syntax_fault
 
 S = TypeVar("S", bound=msgspec.Struct)
 
-MAX_DEPTH: Final = 64
 MAX_STRANGERS: Final = 20
 _FIELD_NAME: Final = re.compile(r"[a-z_]{1,40}")
-# Possessive, and content with a string that never ends: nothing is scanned twice, whatever is sent.
-_STRING: Final = re.compile(rb'"(?:[^"\\]|\\.)*+(?:"|\\?\Z)', re.DOTALL)
-_BRACKET: Final = re.compile(rb"[\[\]{}]")
 
 encode = msgspec.json.Encoder(decimal_format="number").encode
 
@@ -44,6 +41,15 @@ class UnsupportedMediaTypeError(RefusalError):
 def amount(micros: Micros) -> Decimal:
     """Return micro-USD as the number in USD that goes on the wire."""
     return usd(micros)
+
+
+def micros(value: Decimal, *, field: str, problems: dict[str, str]) -> Micros:
+    """Return an amount of a body in micro-USD; if it cannot be read, -1, which none may be, and `problems` says why."""
+    try:
+        return parse_usd(value, field=field)
+    except ValidationError as error:
+        problems.update(error.fields)
+        return -1
 
 
 def moment(instant: Instant | None) -> str | None:
@@ -91,15 +97,12 @@ class Read(Generic[S]):
             self._syntax = MalformedJsonError("A JSON body is needed")
 
     def _read(self, raw: bytes, kind: type[S], *, is_strict: bool) -> None:
-        if not _is_utf8(raw):
-            self._syntax = MalformedJsonError("The body is not valid UTF-8")
-            return
-        if _is_too_deep(raw):
-            self._syntax = MalformedJsonError(f"The body nests deeper than {MAX_DEPTH} levels")
+        if fault := syntax_fault(raw):
+            self._syntax = MalformedJsonError(f"The body {fault}")
             return
         try:
             if not is_strict:
-                self.found = _decoder(kind).decode(raw)
+                self.found = decoded(raw, kind)
                 return
         except msgspec.ValidationError:
             pass  # the slow path names every bad field
@@ -149,8 +152,22 @@ class Read(Generic[S]):
         return self.found
 
 
+def decoded(raw: bytes | msgspec.Raw, kind: type[S]) -> S:
+    """Return what JSON says, judged as a whole.
+
+    Raises:
+        msgspec.ValidationError, msgspec.DecodeError: It does not fit, or an amount is spelled as no JSON number is.
+    """
+    found: S = _decoder(kind).decode(raw)
+    texts = _amounts_of(kind)
+    if texts is not None and any(_is_odd(each) for each in msgspec.structs.astuple(texts.decode(raw))):
+        raise msgspec.ValidationError
+    return found
+
+
 _TEXT: Final = msgspec.json.Decoder(str | None)
 _FIELDS: Final = msgspec.json.Decoder(dict[str, msgspec.Raw])
+_NO_AMOUNT: Final = msgspec.Raw(b"null")
 
 
 @lru_cache
@@ -168,6 +185,23 @@ def _field_decoder(kind: Any) -> msgspec.json.Decoder[Any]:  # noqa: ANN401 - an
     return msgspec.json.Decoder(kind)
 
 
+@lru_cache
+def _amounts_of(kind: type[msgspec.Struct]) -> msgspec.json.Decoder[msgspec.Struct] | None:
+    """Return what reads the amounts of a body as they are spelled, for msgspec is lenient; None if it has none."""
+    names = [field.encode_name for field in _fields_of(kind) if _is_amount(field.type)]
+    fields = [(name, msgspec.Raw, msgspec.field(default=_NO_AMOUNT)) for name in names]
+    return msgspec.json.Decoder(msgspec.defstruct("Amounts", fields)) if names else None
+
+
+def _is_amount(kind: Any) -> bool:  # noqa: ANN401 - any annotation of a struct
+    return kind is Decimal or Decimal in get_args(kind)
+
+
+def _is_odd(raw: msgspec.Raw) -> bool:
+    text = text_of(raw) if b'"' in bytes(raw) else None
+    return isinstance(text, str) and not is_plain_number(text)
+
+
 def _problems_of(fields: dict[str, msgspec.Raw], kind: type[msgspec.Struct]) -> dict[str, str]:
     problems = {}
     for field in _fields_of(kind):
@@ -181,6 +215,9 @@ def _problems_of(fields: dict[str, msgspec.Raw], kind: type[msgspec.Struct]) -> 
         except msgspec.ValidationError as error:
             is_absent = field.required and bytes(raw).strip() == b"null"
             problems[field.encode_name] = "is required" if is_absent else _phrase(error)
+        else:
+            if _is_amount(field.type) and _is_odd(raw):
+                problems[field.encode_name] = "must be a number in USD"
     return problems
 
 
@@ -216,22 +253,3 @@ def _is_json(content_type: str | None) -> bool:
         return False
     media_type = content_type.partition(";")[0].strip().lower()
     return media_type == "application/json" or (media_type.startswith("application/") and media_type.endswith("+json"))
-
-
-def _is_utf8(raw: bytes) -> bool:
-    try:
-        raw.decode()
-    except UnicodeDecodeError:
-        return False
-    return True
-
-
-def _is_too_deep(raw: bytes) -> bool:
-    if raw.count(b"[") + raw.count(b"{") <= MAX_DEPTH:
-        return False
-    depth = 0
-    for match in _BRACKET.finditer(_STRING.sub(b"", raw)):
-        depth += 1 if match[0] in b"[{" else -1
-        if depth > MAX_DEPTH:
-            return True
-    return False

@@ -236,3 +236,44 @@ async def test_stops_are_limited_for_each_agent(store: SqliteStore) -> None:
         other = await ann.post(f"/agents/{second}/start")
 
     assert (told[0], told[-1], other.status) == (200, 429, 200)
+
+
+async def test_only_keys_of_allowed_providers_come(store: SqliteStore) -> None:
+    """Named by their place in what was sent; those that an agent has may stay and be reordered."""
+    async with desks(store) as (admin, _, ann_id):
+        openai, anthropic = await new_key(admin), await new_key(admin, provider="anthropic")
+        third = await new_key(admin, provider="anthropic")
+        agent = await new_agent(admin, ann_id, providers=[anthropic])
+    async with serving(store, replace(SETTINGS, allowed_providers=("openai",))) as caller:
+        admin = await caller.login("admin")
+        path, new = f"/agents/{agent['id']}", {"name": "w", "budget": 1}
+        ghost = "prov_" + "0" * 32
+        refused = [
+            await admin.post("/agents", {**new, "providers": [openai, third, anthropic, third]}),
+            await admin.post("/agents", {**new, "provider_key_id": third, "providers": [openai, anthropic]}),
+            await admin.send("PUT", path, {"name": "z", "providers": [anthropic, openai, third]}),
+            await admin.send("PUT", path, {"provider_key_id": third}),
+            await admin.send("PUT", f"{path}/providers", {"providers": [third, anthropic]}),
+        ]
+        earlier = [
+            await admin.send("PUT", f"{path}/providers", {"providers": [third, "openai"]}),
+            await admin.send("PUT", f"{path}/providers", {"providers": [third, ghost]}),
+        ]
+        unchanged = (await admin.get(path)).body
+        kept = await admin.send("PUT", f"{path}/providers", {"providers": [openai, anthropic]})
+        made = await admin.post("/agents", {**new, "providers": [openai]})
+
+    assert [(answer.status, answer.code, set(answer.fields)) for answer in refused] == [
+        (400, "VALIDATION_ERROR", fields)
+        for fields in (
+            {"providers[1]", "providers[2]", "providers[3]"},
+            {"provider_key_id", "providers[1]"},
+            {"providers[2]"},
+            {"provider_key_id"},
+            {"providers[0]"},
+        )
+    ]
+    assert [answer.code for answer in earlier] == ["INVALID_PROVIDER_ID", "PROVIDER_NOT_FOUND"]
+    assert (unchanged["name"], unchanged["providers"]) == ("worker", [anthropic])
+    assert [each["id"] for each in kept.body["providers"]] == [openai, anthropic]
+    assert made.status == 201

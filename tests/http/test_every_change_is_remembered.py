@@ -85,6 +85,9 @@ CHANGES: dict[str, tuple[str, Callable[[Stage], Made]]] = {
     "DELETE /agents/{agent_id}": ("AGENT_DELETED", lambda world: (f"/agents/{world.agent().id}", None, ADMIN)),
     "POST /agents/{agent_id}/stop": ("AGENT_STOPPED", lambda world: (f"/agents/{world.agent().id}/stop", None, ADMIN)),
     "POST /agents/{agent_id}/start": ("AGENT_STARTED", lambda world: (f"/agents/{stopped(world)}/start", None, ADMIN)),
+    "PUT /limits/agents/{agent_id}/budget": (
+        "BUDGET_UPDATED", lambda world: (f"/limits/agents/{world.agent().id}/budget", {"budget": 200}, ADMIN),
+    ),
     "PUT /agents/{agent_id}/providers": (
         "PROVIDERS_ASSIGNED", lambda world: (f"/agents/{world.agent().id}/providers", {"providers": []}, ADMIN),
     ),
@@ -116,6 +119,13 @@ CHANGES: dict[str, tuple[str, Callable[[Stage], Made]]] = {
         "PROJECT_PROVIDER_UNASSIGNED",
         lambda world: (f"/projects/{project(world, with_key=True)}/provider", None, ADMIN),
     ),
+    "POST /limits": (
+        "LIMIT_CREATED", lambda world: ("/limits", {"user_id": user(world), "max_tokens_per_day": 1}, ADMIN),
+    ),
+    "PUT /limits/{limit_id}": (
+        "LIMIT_UPDATED", lambda world: (f"/limits/{limit(world)}", {"max_tokens_per_day": 2}, ADMIN),
+    ),
+    "DELETE /limits/{limit_id}": ("LIMIT_DELETED", lambda world: (f"/limits/{limit(world)}", None, ADMIN)),
     "POST /agents/provider-key": (
         "CREDENTIAL_ACCESSED", lambda world: ("/agents/provider-key", None, {"token": own_key_agent(world)}),
     ),
@@ -159,6 +169,11 @@ def project(world: Stage, *, with_key: bool = False) -> str:
     made = world.post("/projects", {"name": secrets.token_hex(4)}, **ADMIN)
     if with_key:
         world.post(f"/projects/{made.body['id']}/provider", {"provider_key_id": world.key_id}, **ADMIN)
+    return str(made.body["id"])
+
+
+def limit(world: Stage) -> str:
+    made = world.post("/limits", {"user_id": user(world), "max_tokens_per_day": 1}, **ADMIN)
     return str(made.body["id"])
 
 

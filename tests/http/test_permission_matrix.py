@@ -61,6 +61,8 @@ MATRIX: Mapping[str, tuple[str, Any]] = {
     "POST /agents/{agent_id}/stop": ("M..FF.SSAA", {"reason": 1}),
     "POST /agents/{agent_id}/start": ("M..FF.SSAA", None),
     "GET /agents/{agent_id}/tokens": ("M..FF.SSAA", None),
+    "GET /agents/{agent_id}/status": ("M..FF.SS.A", None),
+    "GET /agents/{agent_id}/metrics": ("M..FF.SS.A", None),
     "GET /agents/{agent_id}/providers": ("M..FF.SS.A", None),
     "PUT /agents/{agent_id}/providers": ("M..FF.SSAA", {}),
     "DELETE /agents/{agent_id}/providers/{other_key_id}": ("M..FF.SSAA", None),
@@ -80,6 +82,11 @@ MATRIX: Mapping[str, tuple[str, Any]] = {
     "DELETE /projects/{project_id}": ("M.FFFFFSAA", None),
     "POST /projects/{project_id}/provider": ("M.FFFFFSAA", {}),
     "DELETE /projects/{project_id}/provider": ("M.FFFFFSAA", None),
+    "POST /limits": ("M.FFFFFSAA", {}),
+    "GET /limits": ("M.....SSAA", None),
+    "GET /limits/{limit_id}": ("M..FF.SSAA", None),
+    "PUT /limits/{limit_id}": ("M.FFFFFSAA", {}),
+    "DELETE /limits/{unknown_limit_id}": ("M.FFFFFSAA", None),
     "GET /keys": ("MWWWW.SSAA", None),
     "POST /agents/provider-key": ("MWWWWWWWA.", {"provider": "x"}),
     "POST /budget/handshake": ("MWWWWWWWA.", {"runtime_version": "x"}),
@@ -91,6 +98,15 @@ MATRIX: Mapping[str, tuple[str, Any]] = {
     "GET /budget/leases/{lease_id}": ("M..FF.SSA.", None),
     "POST /budget/leases/{lease_id}/revoke": ("M..FF.SSAA", {"reason": ""}),
     "GET /budget/ledger": ("M..F..SSAA", None),
+    "GET /limits/agents/{agent_id}/budget": ("M..FF.SS.A", None),
+    "PUT /limits/agents/{agent_id}/budget": ("M.FFFFFSAA", {}),
+    "GET /limits/agents/{agent_id}/budget/history": ("M..FF.SSAA", None),
+    "GET /usage": ("M.....SSAA", None),
+    "GET /usage/aggregate": ("M.....SSAA", None),
+    "GET /usage/by-project/{project_id}": ("M.....SSAA", None),
+    "GET /usage/by-provider/{provider}": ("M.....SSAA", None),
+    "GET /traces": ("M.....SS.A", None),
+    "GET /traces/{trace_id}": ("M..FF.SS.A", None),
     "GET /audit-logs": ("M.FFFFFSAA", None),
     "GET /audit-logs/{audit_id}": ("M.FFFFFSAA", None),
 }
@@ -107,8 +123,10 @@ def things(world: Stage) -> Mapping[str, str]:
     dead = world.agent()
     assert world.send("DELETE", f"/agents/{dead.id}", **admin).status == 204
     lease = world.post("/budget/handshake", {}, token=agent.token)
+    agent.report(lease.body["lease_id"], "r1", 1)
     audit = world.get("/audit-logs", **admin).body["data"][0]["id"]
     made = world.post("/api-tokens", {"name": "subject"}, user="ann")
+    limit = world.post("/limits", {"user_id": ann, "max_tokens_per_day": 10**9}, **admin)
     assert made.status == 201, made.raw
     return {
         "user_id": ann,
@@ -122,7 +140,11 @@ def things(world: Stage) -> Mapping[str, str]:
         "dead_agent_id": dead.id,
         "other_key_id": world.other_key_id,
         "lease_id": lease.body["lease_id"],
+        "provider": "openai",
+        "trace_id": world.get("/traces", user="admin").body["data"][0]["id"],
         "audit_id": audit,
+        "limit_id": limit.body["id"],
+        "unknown_limit_id": "lim_" + "0" * 32,
         "ic token": agent.token,
     }
 
@@ -182,6 +204,7 @@ def test_the_matrix_has_every_route() -> None:
     """A route that is added must be added here as well."""
     names = {"{deleted_id}": "{user_id}", "{tokenless_id}": "{agent_id}", "{unknown_key_id}": "{provider_id}"}
     names |= {"{dead_agent_id}": "{agent_id}", "{other_key_id}": "{provider_id}"}
+    names |= {"{unknown_limit_id}": "{limit_id}"}
 
     tried = set()
     for line in MATRIX:
@@ -196,6 +219,8 @@ VIEWERS_OWN = {
     "GET /agents/{agent_id}": None,
     "GET /agents/{agent_id}/ic-token": None,
     "GET /agents/{agent_id}/tokens": None,
+    "GET /agents/{agent_id}/status": None,
+    "GET /agents/{agent_id}/metrics": None,
     "GET /agents/{agent_id}/providers": None,
     "PUT /agents/{agent_id}": "FORBIDDEN",
     "POST /agents/{agent_id}/stop": "FORBIDDEN",
@@ -205,6 +230,11 @@ VIEWERS_OWN = {
     "POST /agents/{agent_id}/ic-token/regenerate": "FORBIDDEN",
     "DELETE /agents/{agent_id}/ic-token": "FORBIDDEN",
     "GET /budget/ledger?agent_id={agent_id}": "FORBIDDEN",
+    "GET /usage?agent_id={agent_id}": None,
+    "GET /traces?agent_id={agent_id}": None,
+    "GET /limits/agents/{agent_id}/budget": None,
+    "GET /limits/agents/{agent_id}/budget/history": None,
+    "PUT /limits/agents/{agent_id}/budget": "FORBIDDEN",
 }
 
 
@@ -225,7 +255,8 @@ def test_an_agent_bound_token_gets_one_answer_about_every_other_agent(
     """Whether the agent exists, or whose it is, is not told."""
     others = [world.agent().id, world.agent(owner_id=world.user_id("otto")).id, "agent_" + "0" * 32, "abc"]
 
-    answers = [world.get(f"/agents/{other}", headers=credentials["bound"]) for other in others]
+    paths = [f"/agents/{other}{tail}" for other in others for tail in ("", "/status", "/metrics")]
+    answers = [world.get(path, headers=credentials["bound"]) for path in paths]
 
     assert {(each.status, each.code) for each in answers} == {(403, "AGENT_TOKEN_FORBIDDEN")}
 

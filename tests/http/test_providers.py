@@ -1,6 +1,7 @@
 """Provider keys over HTTP: taken in, changed, disabled, deleted, and what each role sees of them."""
 
 from collections.abc import Iterator
+from decimal import Decimal
 from functools import partial
 from typing import Any
 
@@ -8,12 +9,16 @@ import pytest
 
 from ironcage_core.domain.ids import MASTER_PROJECT
 from ironcage_core.domain.projects import Project, ProjectKey
+from ironcage_core.domain.usage import UsageRecord
 from ironcage_core.ports.storage import UnitOfWork
 from ironcage_http.metrics import Metrics
 from tests.support.http_agents import Stage, stage
+from tests.support.rows import HOUR, usage_row
 from tests.support.web import Answer
 from tests.support.world import USD
 
+DAY = 24 * HOUR
+USAGE = ("agent_count", "total_requests", "total_spend", "requests_today", "spend_today")
 SECRET = "sk-proj-zyxwvutsrqponm"
 FIELDS = {
     "id", "name", "provider", "base_url", "description", "models", "is_enabled", "status", "credentials_configured",
@@ -39,7 +44,8 @@ def put(world: Stage, key_id: str, body: object) -> Answer:
 def shown(world: Stage, key_id: str, user: str = "admin") -> Any:  # noqa: ANN401 - whatever the JSON is
     answer = world.get(f"/providers/{key_id}", user=user)
     assert answer.status == 200
-    assert answer.body.pop("usage") is None
+    usage = answer.body.pop("usage")
+    assert (usage is None) == (user != "admin")
     return answer.body
 
 
@@ -180,6 +186,44 @@ def test_each_role_sees_its_part(world: Stage) -> None:
     narrow = {**part, "base_url": None, "description": None, "assigned_projects": []}
     assert shown(world, key["id"], "vera") == narrow
     assert world.get("/providers?sort=-created_at", user="vera").body["data"][0] == narrow
+
+
+def test_an_admin_sees_what_a_key_was_used_for(world: Stage) -> None:
+    """Completed calls and money, ever and since 00:00 UTC, of all agents; nobody else does."""
+    key_id, agents = create(world).body["id"], [world.agent(), world.agent()]
+    new = world.get(f"/providers/{key_id}", user="admin").body["usage"]
+    for agent in agents:
+        world.store.write(partial(_give, agent_id=agent.id, key_id=key_id))
+    midnight = world.clock.now() // DAY * DAY
+    world.clock.instant = midnight + DAY + 12 * HOUR
+    today = midnight + DAY
+    calls: list[tuple[str, dict[str, Any]]] = [
+        (agents[0].id, {"occurred_at": today - 1, "cost_micros": 4}),
+        (agents[0].id, {"occurred_at": today, "cost_micros": 2}),
+        (agents[1].id, {"occurred_at": today + HOUR, "cost_micros": 1}),
+        (agents[1].id, {"occurred_at": today + HOUR, "cost_micros": 0, "outcome": "failed"}),
+        (agents[1].id, {"occurred_at": today + HOUR, "cost_micros": 9, "provider_id": world.key_id}),
+    ]
+    for place, (agent_id, fields) in enumerate(calls):
+        row = usage_row(agent_id, f"call-{place}", **{"provider_id": key_id, **fields})
+        world.store.write(partial(_book, row=row))
+
+    seen = {user: world.get(f"/providers/{key_id}", user=user).body["usage"] for user in ("admin", "ann", "vera")}
+
+    assert new == dict.fromkeys(USAGE, 0)
+    assert seen == {
+        "admin": dict(zip(USAGE, (2, 3, Decimal("0.000007"), 2, Decimal("0.000003")), strict=True)),
+        "ann": None,
+        "vera": None,
+    }
+
+
+def _give(uow: UnitOfWork, agent_id: str, key_id: str) -> None:
+    uow.provider_keys.assign(agent_id, [key_id])
+
+
+def _book(uow: UnitOfWork, row: UsageRecord) -> None:
+    uow.usage.put(row)
 
 
 def test_without_a_master_key_only_secrets_are_out_of_reach() -> None:

@@ -90,6 +90,11 @@ def development(**environ: str) -> Settings:
             {"login": (120, 60), "return": (7, 10)},
         ),
         ("IRON_AUDIT_RETENTION_DAYS", "1", "audit_retention_days", 1),
+        ("IRON_USAGE_RETENTION_DAYS", "7", "usage_retention_days", 7),
+        ("IRON_USAGE_RETENTION_DAYS", "2555", "usage_retention_days", 2555),
+        ("IRON_HOUR_ROLLUP_RETENTION_DAYS", "2", "hour_rollup_retention_days", 2),
+        ("IRON_ALLOWED_PROVIDERS", " anthropic, openai,anthropic,", "allowed_providers", ("anthropic", "openai")),
+        ("IRON_ALLOWED_PROVIDERS", " ", "allowed_providers", ("openai", "anthropic")),
         ("IRON_METRICS_TOKEN", "m-0123456789-abcdef", "metrics_token", "m-0123456789-abcdef"),
         ("IRON_LOG_LEVEL", "DEBUG", "log_level", "debug"),
         ("RUST_LOG", "trace", "log_level", "trace"),
@@ -126,7 +131,7 @@ def test_a_value_within_its_rule_is_taken(name: str, value: str, attribute: str,
         ("IRON_PASSWORD_MIN_LENGTH", ["7"]),
         ("IRON_MAX_ACTIVE_TOKENS_PER_USER", ["0"]),
         ("IRON_MAX_BODY_BYTES", ["0"]),
-        ("IRON_LEASE_DEFAULT_USD", ["0", "-1", "0.0000001", "NaN", MARK]),
+        ("IRON_LEASE_DEFAULT_USD", ["0", "-1", "0.0000001", "NaN", "1_0", "٨٠", MARK]),
         ("IRON_LEASE_TTL_SECONDS", ["0", "86401"]),
         ("IRON_LEASE_MAX_OPEN", ["0"]),
         ("IRON_REPORT_BATCH_MAX", ["0"]),
@@ -134,6 +139,9 @@ def test_a_value_within_its_rule_is_taken(name: str, value: str, attribute: str,
         ("IRON_RATE_LIMIT_ENABLED", ["maybe", MARK]),
         ("IRON_RATE_LIMITS", [MARK, "[]", f'{{"{MARK}": "1/s"}}', f'{{"login": "{MARK}"}}', "[" * 100_000]),
         ("IRON_AUDIT_RETENTION_DAYS", ["0", "1.5"]),
+        ("IRON_USAGE_RETENTION_DAYS", ["6", "2556"]),
+        ("IRON_HOUR_ROLLUP_RETENTION_DAYS", ["1", "2556"]),
+        ("IRON_ALLOWED_PROVIDERS", [",", "OpenAI", "openai anthropic", f"openai,{MARK}"]),
         ("IRON_METRICS_TOKEN", [f"{MARK} {MARK}", "ä"]),
         ("IRON_LOG_LEVEL", ["loud", MARK]),
         ("RUST_LOG", ["iron=debug", MARK]),
@@ -180,8 +188,10 @@ def test_an_empty_environment_has_the_defaults_of_the_contract(tmp_path: Path) -
     assert (settings.lockout_threshold, settings.lockout_s, settings.max_active_tokens) == (10, 1800, 10)
     assert (settings.max_body_bytes, settings.sweep_s, settings.leases) == (1_048_576, 5, DEFAULT_POLICY)
     assert (settings.allowed_origins, settings.trusted_proxies) == (DEFAULT_ORIGINS, ())
+    assert settings.allowed_providers == ("openai", "anthropic")
     assert (settings.rate_limit_enabled, settings.log_level, settings.metrics_token) == (False, "info", None)
     assert (settings.rate_limits, settings.audit_retention_days) == ({}, 90)
+    assert (settings.usage_retention_days, settings.hour_rollup_retention_days) == (90, 90)
     assert (settings.admin, settings.reset_database, settings.demo_seed) == (None, False, False)
     assert settings.warnings == ()
 
@@ -316,10 +326,10 @@ def test_settings_show_no_secret() -> None:
 
 def test_a_misspelt_setting_is_a_warning_that_names_it() -> None:
     """It is not silently ignored; what is not ours is none of our business."""
-    warnings = development(IRON_LEASE_TTL_SECOND="1", IRON_USAGE_RETENTION_DAYS="1", HOME="/x").warnings
+    warnings = development(IRON_LEASE_TTL_SECOND="1", IRON_SETTLE_SECONDS="1", HOME="/x").warnings
 
     assert "IRON_LEASE_TTL_SECOND is not a setting of ironcage; did you mean IRON_LEASE_TTL_SECONDS?" in warnings
-    assert "IRON_USAGE_RETENTION_DAYS has no effect yet" in warnings
+    assert "IRON_SETTLE_SECONDS has no effect yet" in warnings
     assert not any("HOME" in warning for warning in warnings)
 
 

@@ -43,6 +43,7 @@ def test_amounts_are_read_without_a_float(text: str | int, micros: int) -> None:
     [
         "NaN", "Infinity", "-inf", "0.0000001", "1.1234567", "", "ten", True, 1.5, None, [], "1" * 29, "1e30",
         "9" * 20, ".00000100000000000000000000000000001", Decimal("NaN"), "0x10", "1\0",
+        "1_0", "1_0.5", "1e1_0", "٨٦",
     ],
 )  # fmt: skip
 def test_what_is_no_exact_amount_is_refused_by_name(value: object) -> None:

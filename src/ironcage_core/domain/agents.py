@@ -8,7 +8,13 @@ from ironcage_core.domain.instants import Instant
 from ironcage_core.domain.texts import text_problem
 
 RuntimeStatus = Literal["idle", "running", "completed", "stopped", "failed"]
-RuntimeEvent = Literal["handshake", "last_lease_returned", "stop", "start", "inactivation", "deletion"]
+TelemetryEvent = Literal["agent_started", "agent_idle", "agent_completed", "agent_stopped", "agent_failed"]
+"""What a runtime says of itself. Source: contract analytics.md 2.2."""
+
+RuntimeEvent = Literal[
+    "handshake", "last_lease_returned", "stop", "start", "inactivation", "deletion",
+    "agent_started", "agent_idle", "agent_completed", "agent_stopped", "agent_failed",
+]  # fmt: skip
 
 RUNTIME_TRANSITIONS: Final[Mapping[tuple[RuntimeStatus, RuntimeEvent], RuntimeStatus]] = MappingProxyType(
     {
@@ -26,9 +32,22 @@ RUNTIME_TRANSITIONS: Final[Mapping[tuple[RuntimeStatus, RuntimeEvent], RuntimeSt
         ("running", "inactivation"): "stopped",
         ("completed", "inactivation"): "stopped",
         ("running", "deletion"): "stopped",
+        ("idle", "agent_started"): "running",
+        ("completed", "agent_started"): "running",
+        ("stopped", "agent_started"): "running",
+        ("running", "agent_idle"): "idle",
+        ("running", "agent_completed"): "completed",
+        ("running", "agent_stopped"): "stopped",
+        ("idle", "agent_failed"): "failed",
+        ("running", "agent_failed"): "failed",
+        ("completed", "agent_failed"): "failed",
+        ("stopped", "agent_failed"): "failed",
     }
 )
 """A pair that is missing leaves the state as it is. Source: contract resources.md 1.2, 1.4 and 1.5."""
+
+RUNTIME_STARTS: Final[frozenset[RuntimeEvent]] = frozenset(("handshake", "agent_started"))
+"""Events that move nothing as long as something hinders the agent."""
 
 MOST_LOOKED_AT: Final = 200
 """Above this a list of tags is refused as a whole, not tag by tag."""
@@ -75,6 +94,12 @@ class Agent(NamedTuple):
         if self.runtime_status == "failed":
             return "failed"
         return "stopped" if self.stop_hold else None
+
+    def state_after(self, event: RuntimeEvent) -> RuntimeStatus:
+        """Return the state of the runtime after an event, which may be the one it has."""
+        if event in RUNTIME_STARTS and self.hindrance is not None:
+            return self.runtime_status
+        return RUNTIME_TRANSITIONS.get((self.runtime_status, event), self.runtime_status)
 
 
 def is_system_tag(tag: str) -> bool:

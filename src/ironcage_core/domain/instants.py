@@ -49,6 +49,11 @@ def day_of(instant: Instant) -> int:
     return instant // MS_PER_DAY
 
 
+def day_start(instant: Instant) -> Instant:
+    """Return when the UTC day of an instant began."""
+    return instant - instant % MS_PER_DAY
+
+
 def hour_of(instant: Instant) -> int:
     """Return the UTC hour of an instant, counted from the epoch."""
     return instant // MS_PER_HOUR

@@ -4,11 +4,17 @@ import re
 from typing import Final
 
 _CONTROL: Final = re.compile(r"[\x00-\x1f\x7f-\x9f]")
+_UNPRINTED: Final = re.compile(r"[\x00-\x1f\x7f-\x9f\ud800-\udfff]")
 
 
 def tidied(text: str | None) -> str | None:
     """Return a text that may be left out without the blanks around it, or None for an empty one."""
     return (text or "").strip() or None
+
+
+def cleaned(text: str | None, *, longest: int) -> str | None:
+    """Return a text that is never refused: without control characters and what no UTF-8 has, cut to its length."""
+    return tidied(_UNPRINTED.sub("", text or "")[:longest])
 
 
 def text_problem(value: object, *, longest: int) -> str | None:

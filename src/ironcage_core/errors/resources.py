@@ -1,6 +1,6 @@
-"""Refusals about agents, provider keys and projects."""
+"""Refusals about agents, provider keys, projects and usage limits."""
 
-from ironcage_core.errors.tree import ConflictError, ForbiddenError, NotFoundError, RefusalError
+from ironcage_core.errors.tree import ConflictError, ForbiddenError, NotFoundError, RefusalError, TooManyRequestsError
 
 
 class AgentNotFoundError(NotFoundError):
@@ -103,3 +103,24 @@ class ProjectNotEmptyError(ConflictError):
     """The project has live agents or active API tokens; `details.{agents,api_tokens}` say how many."""
 
     code = "PROJECT_NOT_EMPTY"
+
+
+class LimitNotFoundError(NotFoundError):
+    """No such usage limit."""
+
+    code = "LIMIT_NOT_FOUND"
+
+
+class LimitExistsError(ConflictError):
+    """The user has a usage limit in all, or in this project; `details.limit_id` names it."""
+
+    code = "LIMIT_EXISTS"
+
+
+class UsageLimitExceededError(TooManyRequestsError):
+    """A user has used what a usage limit allows of tokens or requests; `details.{limit_id,limit,cap,used,resets_at}`.
+
+    `limit` is the name of the cap.
+    """
+
+    code = "USAGE_LIMIT_EXCEEDED"

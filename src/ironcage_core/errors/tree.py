@@ -5,7 +5,7 @@ IroncageError
 │   ├── ValidationError              400  VALIDATION_ERROR (INVALID_PROVIDER_ID, UNSUPPORTED_PROVIDER)
 │   ├── CredentialError              401  AUTH_*
 │   ├── ForbiddenError               403  FORBIDDEN and the state and money codes
-│   ├── TooManyRequestsError         429  RATE_LIMIT_EXCEEDED, QUOTA_EXCEEDED, TOKEN_LIMIT_EXCEEDED
+│   ├── TooManyRequestsError         429  *_LIMIT_EXCEEDED, QUOTA_EXCEEDED
 │   ├── NotFoundError                404  *_NOT_FOUND
 │   ├── ConflictError                409  one code a state
 │   └── UnavailableError             503  SERVICE_UNAVAILABLE, CRYPTO_UNAVAILABLE
@@ -13,7 +13,7 @@ IroncageError
 └── StartupError                     the process must not start; the message says what to do
 
 A message is for a person and never holds a secret; `details` are for programs. The leaves stand
-beside this module: `access`, `identity`, `resources`, `money` and `faults`.
+beside this module: `access`, `identity`, `resources`, `money`, `usage` and `faults`.
 """
 
 from collections.abc import Mapping

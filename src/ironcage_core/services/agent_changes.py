@@ -13,10 +13,11 @@ from typing import Final, Literal, TypedDict, cast
 from ironcage_core.domain.access import Principal, judged
 from ironcage_core.domain.agents import Agent, is_system_tag, tag_problems, tidy_tags
 from ironcage_core.domain.audit import Actor, AuditNote, changes_between
+from ironcage_core.domain.providers import KNOWN_PROVIDERS
 from ironcage_core.domain.texts import tidied
 from ironcage_core.errors.tree import ForbiddenError, NoFieldsError, ValidationError
 from ironcage_core.ports.storage import UnitOfWork
-from ironcage_core.services.agent_keys import check_may_add, checked_keys, in_order, key_ids_of, replace_keys
+from ironcage_core.services.agent_keys import check_may_add, checked_keys, key_ids_of, replace_keys
 from ironcage_core.services.agent_records import own_agent
 from ironcage_core.services.agents import (
     description_problem,
@@ -62,7 +63,14 @@ def check_may_change(principal: Principal, names: Collection[str]) -> None:
         judged(principal, "agents.manage")
 
 
-def update_agent(uow: UnitOfWork, agent_id: str, fields: AgentFields, *, principal: Principal) -> Agent:
+def update_agent(
+    uow: UnitOfWork,
+    agent_id: str,
+    fields: AgentFields,
+    *,
+    principal: Principal,
+    allowed: Collection[str] = KNOWN_PROVIDERS,
+) -> Agent:
     """Change what is given of an agent, all of it or nothing.
 
     An agent that becomes inactive loses its open leases and its runtime counts as stopped; a stop that an operator
@@ -74,6 +82,7 @@ def update_agent(uow: UnitOfWork, agent_id: str, fields: AgentFields, *, princip
         agent_id: Which agent.
         fields: At least one.
         principal: Its owner or an admin.
+        allowed: Which kinds of provider new keys may be of.
 
     Raises:
         AgentNotFoundError, ForbiddenError, InsufficientScopeError: No such agent; another's; a field is for admins.
@@ -90,7 +99,7 @@ def update_agent(uow: UnitOfWork, agent_id: str, fields: AgentFields, *, princip
     if problems := _problems(uow, agent, fields):
         raise ValidationError(problems)
     before = key_ids_of(uow, agent.id)
-    after = _keys_wanted(uow, fields, before)
+    after = _keys_wanted(uow, fields, before, allowed)
     check_may_add(uow, principal, fields.get("project_id", agent.project_id), set(after) - set(before))
     changed = _with(agent, fields, keeps_system_tags=principal.reach != "all")
     if changed == agent and after == before:
@@ -124,10 +133,11 @@ def _problems(uow: UnitOfWork, agent: Agent, fields: AgentFields) -> dict[str, s
     return problems | tag_problems(fields.get("tags", ()), json.loads(agent.tags))
 
 
-def _keys_wanted(uow: UnitOfWork, fields: AgentFields, present: list[str]) -> list[str]:
+def _keys_wanted(uow: UnitOfWork, fields: AgentFields, present: list[str], allowed: Collection[str]) -> list[str]:
     if "providers" not in fields and "provider_key_id" not in fields:
         return present
-    return checked_keys(uow, in_order(fields.get("provider_key_id"), fields.get("providers")), present)
+    primary = fields.get("provider_key_id")
+    return checked_keys(uow, fields.get("providers", ()), present, primary=primary, allowed=allowed)
 
 
 def _with(agent: Agent, fields: AgentFields, *, keeps_system_tags: bool) -> Agent:

@@ -13,9 +13,9 @@ from ironcage_core.domain.access import Principal, judged
 from ironcage_core.domain.agents import Agent
 from ironcage_core.domain.audit import Actor, AuditNote
 from ironcage_core.domain.ids import is_id
-from ironcage_core.domain.providers import ProviderKey
+from ironcage_core.domain.providers import KNOWN_PROVIDERS, ProviderKey
 from ironcage_core.errors.resources import InvalidProviderIdError, ProviderNotAssignedError, ProviderNotFoundError
-from ironcage_core.errors.tree import ForbiddenError
+from ironcage_core.errors.tree import ForbiddenError, ValidationError
 from ironcage_core.ports.storage import UnitOfWork
 from ironcage_core.services.agent_records import own_agent
 from ironcage_core.services.leasing import revoke_open_leases
@@ -39,7 +39,14 @@ def agent_keys(uow: UnitOfWork, agent_id: str, *, principal: Principal) -> Assig
     return AssignedKeys(agent, uow.provider_keys.assigned_to(agent.id))
 
 
-def assign_agent_keys(uow: UnitOfWork, agent_id: str, key_ids: Sequence[str], *, principal: Principal) -> AssignedKeys:
+def assign_agent_keys(
+    uow: UnitOfWork,
+    agent_id: str,
+    key_ids: Sequence[str],
+    *,
+    principal: Principal,
+    allowed: Collection[str] = KNOWN_PROVIDERS,
+) -> AssignedKeys:
     """Replace the keys of an agent.
 
     Args:
@@ -47,14 +54,15 @@ def assign_agent_keys(uow: UnitOfWork, agent_id: str, key_ids: Sequence[str], *,
         agent_id: Which agent.
         key_ids: The first is the primary one; duplicates are dropped. A disabled key may stay and not come.
         principal: Its owner or an admin.
+        allowed: Which kinds of provider may come.
 
     Raises:
         AgentNotFoundError, ForbiddenError: As `own_agent` says; an owner adds a key that the agent's project has not.
-        InvalidProviderIdError, ProviderNotFoundError: A key id is malformed; unknown or disabled.
+        InvalidProviderIdError, ProviderNotFoundError, ValidationError: As `checked_keys` says.
     """
     agent = own_agent(uow, agent_id, principal)
     before = key_ids_of(uow, agent.id)
-    after = checked_keys(uow, key_ids, present=before)
+    after = checked_keys(uow, key_ids, before, allowed=allowed)
     check_may_add(uow, principal, agent.project_id, set(after) - set(before))
     return _assigned(uow, agent, before, after, principal.actor)
 
@@ -123,22 +131,44 @@ def key_ids_of(uow: UnitOfWork, agent_id: str) -> list[str]:
     return list(uow.provider_keys.ids_of([agent_id]).get(agent_id, ()))
 
 
-def checked_keys(uow: UnitOfWork, key_ids: Sequence[str], present: Collection[str] = ()) -> list[str]:
+def checked_keys(
+    uow: UnitOfWork,
+    key_ids: Sequence[str],
+    present: Collection[str] = (),
+    *,
+    primary: str | None = None,
+    allowed: Collection[str] = KNOWN_PROVIDERS,
+) -> list[str]:
     """Return the ids of keys that an agent may have, each once.
 
     Args:
         uow: The open unit of work.
         key_ids: What is asked for.
-        present: What the agent has: those may be disabled.
+        present: What the agent has: those may stay, whatever has become of them.
+        primary: What is asked for before the others, in a field of its own.
+        allowed: Which kinds of provider may come.
 
     Raises:
         InvalidProviderIdError, ProviderNotFoundError: An id is malformed; unknown or disabled.
+        ValidationError: A key is of a kind that may not come; each is named by its place.
     """
-    if not all(is_id(key_id, "prov") for key_id in key_ids):
+    asked = in_order(primary, key_ids)
+    if not all(is_id(key_id, "prov") for key_id in asked):
         raise InvalidProviderIdError("A provider key id is prov_ and 32 hex digits")
-    ordered = list(dict.fromkeys(key_ids))
+    ordered = list(dict.fromkeys(asked))
+    barred = set()
     for key_id in ordered:
         key = uow.provider_keys.find(key_id)
         if key is None or not (key.is_enabled or key_id in present):
             raise ProviderNotFoundError("No such enabled provider key")
+        if key.provider not in allowed and key_id not in present:
+            barred.add(key_id)
+    if barred:
+        places = in_order(None if primary is None else "provider_key_id", _places(key_ids))
+        problem = "is a key of a provider that is not allowed here"
+        raise ValidationError({place: problem for place, key_id in zip(places, asked, strict=True) if key_id in barred})
     return ordered
+
+
+def _places(key_ids: Sequence[str]) -> list[str]:
+    return [f"providers[{place}]" for place in range(len(key_ids))]

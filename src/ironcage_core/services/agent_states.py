@@ -9,15 +9,12 @@ from dataclasses import dataclass
 
 from ironcage_core.domain.access import Principal
 from ironcage_core.domain.agents import Agent
-from ironcage_core.domain.audit import Actor, AuditNote
 from ironcage_core.domain.texts import text_problem, tidied
 from ironcage_core.errors.tree import ValidationError
 from ironcage_core.ports.storage import UnitOfWork
 from ironcage_core.services.agent_records import own_agent
 from ironcage_core.services.leasing import revoke_open_leases
-from ironcage_core.services.runtime_states import note_runtime_event
-
-LONGEST_REASON = 500
+from ironcage_core.services.runtime_states import LONGEST_REASON, note_change, note_runtime_event
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,7 +54,7 @@ def stop_agent(uow: UnitOfWork, agent_id: str, *, reason: str | None = None, pri
         stopped = stopped._replace(updated_at=uow.now)
         uow.agents.put(stopped)
     if stopped != agent or revoked:
-        _note(uow, "AGENT_STOPPED", agent, stopped, principal.actor, reason=reason, leases_revoked=revoked)
+        note_change(uow, "AGENT_STOPPED", agent, stopped, principal.actor, reason=reason, leases_revoked=revoked)
     return StoppedAgent(stopped, revoked)
 
 
@@ -73,24 +70,5 @@ def start_agent(uow: UnitOfWork, agent_id: str, *, principal: Principal) -> Agen
         return agent
     started = moved._replace(stop_hold=0, stopped_at=None, failure_reason=None)
     uow.agents.put(started)
-    _note(uow, "AGENT_STARTED", agent, started, principal.actor)
+    note_change(uow, "AGENT_STARTED", agent, started, principal.actor)
     return started
-
-
-def _note(
-    uow: UnitOfWork,
-    operation: str,
-    before: Agent,
-    after: Agent,
-    actor: Actor,
-    *,
-    reason: str | None = None,
-    **metadata: object,
-) -> None:
-    sides = (("before", before), ("after", after))
-    changes = {
-        side: {"runtime_status": agent.runtime_status, "stop_hold": bool(agent.stop_hold)} for side, agent in sides
-    }
-    uow.audit.append(
-        AuditNote(operation, "agent", "agent", after.id, actor, reason=reason, changes=changes, metadata=metadata)
-    )

@@ -1,7 +1,7 @@
 """Agents: made with their budget, their keys and their IC token in one unit of work, or not at all."""
 
 import json
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 
 from ironcage_core.domain.access import Principal
@@ -10,6 +10,7 @@ from ironcage_core.domain.audit import Actor, AuditNote
 from ironcage_core.domain.ids import MASTER_PROJECT
 from ironcage_core.domain.ledger import Balance
 from ironcage_core.domain.money import Micros
+from ironcage_core.domain.providers import KNOWN_PROVIDERS
 from ironcage_core.domain.texts import text_problem, tidied
 from ironcage_core.errors.tree import ForbiddenError, ValidationError
 from ironcage_core.ports.secrecy import TokenSigner
@@ -37,6 +38,8 @@ def create_agent(
     budget: Micros,
     owner_id: str,
     provider_key_ids: Sequence[str] = (),
+    primary_key_id: str | None = None,
+    allowed: Collection[str] = KNOWN_PROVIDERS,
     description: str | None = None,
     tags: Sequence[str] = (),
     project_id: str = MASTER_PROJECT,
@@ -51,6 +54,8 @@ def create_agent(
         budget: Allocation in micro-USD.
         owner_id: A live user.
         provider_key_ids: Enabled keys, the first is the primary one; duplicates are dropped.
+        primary_key_id: A key that goes before those.
+        allowed: Which kinds of provider the keys may be of.
         description: At most 500 characters; an empty one is none.
         tags: At most 20, each 1 to 50 characters; blanks around them and duplicates are dropped.
         project_id: A project that exists.
@@ -59,14 +64,14 @@ def create_agent(
 
     Raises:
         ValidationError: A field breaks its rule; an unknown owner is on `owner_id`, a project on `project_id`.
-        InvalidProviderIdError, ProviderNotFoundError: A key id is malformed; unknown or disabled.
+        InvalidProviderIdError, ProviderNotFoundError, ValidationError: As `checked_keys` says.
 
     Source: contract resources.md 1.2.
     """
     problems = _problems_of_new(uow, name, budget, owner_id, project_id, description) | tag_problems(tags)
     if problems:
         raise ValidationError(problems)
-    keys = checked_keys(uow, provider_key_ids)
+    keys = checked_keys(uow, provider_key_ids, primary=primary_key_id, allowed=allowed)
     agent = Agent(
         id=uow.new_id("agent"),
         name=name.strip(),

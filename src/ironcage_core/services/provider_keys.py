@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from ironcage_core.domain.access import Principal
 from ironcage_core.domain.audit import Actor, AuditNote
 from ironcage_core.domain.ids import is_id
+from ironcage_core.domain.instants import day_start
 from ironcage_core.domain.providers import (
     ProviderKey,
     ProviderKeyFields,
@@ -14,9 +15,10 @@ from ironcage_core.domain.providers import (
     key_problems,
     mask,
 )
+from ironcage_core.domain.usage import UsageSums
 from ironcage_core.errors.resources import ProviderExistsError, ProviderNotFoundError
 from ironcage_core.errors.tree import ValidationError
-from ironcage_core.ports.lists import MAX_PER_PAGE, KeyFilter, KeyOrder, Page, Paging, ProjectFilter
+from ironcage_core.ports.lists import MAX_PER_PAGE, KeyFilter, KeyOrder, Page, Paging, ProjectFilter, UsageFilter
 from ironcage_core.ports.secrecy import Vault
 from ironcage_core.ports.storage import UnitOfWork
 
@@ -125,6 +127,21 @@ def provider_key_overview(uow: UnitOfWork, key_id: str, principal: Principal) ->
     """
     (overview,) = _overviews(uow, [get_provider_key(uow, key_id)], principal)
     return overview
+
+
+@dataclass(frozen=True, slots=True)
+class KeyUsage:
+    """What a provider key was used for, ever and since the UTC day began."""
+
+    total: UsageSums
+    today: UsageSums
+
+
+def provider_key_usage(uow: UnitOfWork, key_id: str) -> KeyUsage:
+    """Return what a provider key was used for."""
+    total = uow.usage.sums(UsageFilter(provider_id=key_id))
+    today = uow.usage.sums(UsageFilter(provider_id=key_id, since=day_start(uow.now)))
+    return KeyUsage(total.get((), UsageSums()), today.get((), UsageSums()))
 
 
 def list_provider_keys(

@@ -88,7 +88,8 @@ async def assign(call: Call) -> ASGIResponse:
         principal = who(uow)
         body.check_syntax()
         agent = own_agent(uow, call.path["agent_id"], principal)
-        return assign_agent_keys(uow, agent.id, body.value().providers, principal=principal)
+        allowed = call.wiring.settings.allowed_providers
+        return assign_agent_keys(uow, agent.id, body.value().providers, principal=principal, allowed=allowed)
 
     assigned = await call.write(run)
     keys = [_key_view(key, shows_url=True) for key in assigned.keys]

@@ -1,6 +1,5 @@
 """Agents: create, list, get, change, stop, start, delete."""
 
-from collections.abc import Mapping
 from typing import Final, get_args
 
 from litestar.response.base import ASGIResponse
@@ -8,7 +7,6 @@ from litestar.response.base import ASGIResponse
 from ironcage_core.domain.access import Principal
 from ironcage_core.domain.agents import LONGEST_TAG, Agent, RuntimeStatus
 from ironcage_core.domain.api_tokens import ApiToken
-from ironcage_core.domain.money import Micros, parse_usd
 from ironcage_core.errors.tree import ValidationError
 from ironcage_core.ports.lists import AgentOrder, BalanceFilter, Page
 from ironcage_core.ports.storage import UnitOfWork
@@ -35,7 +33,7 @@ from ironcage_http.routes.agent_views import (
     names_sent,
 )
 from ironcage_http.routing import Route
-from ironcage_http.wire import moment
+from ironcage_http.wire import micros, moment
 
 RUNTIME_STATUSES: Final[tuple[RuntimeStatus, ...]] = get_args(RuntimeStatus)
 ORDERS: Final[tuple[AgentOrder, ...]] = get_args(AgentOrder)
@@ -60,14 +58,17 @@ def _create(uow: UnitOfWork, wish: AgentBody, principal: Principal, call: Call) 
     project_id = project_for(principal, wish.project_id)
     key_ids = in_order(wish.provider_key_id, wish.providers)
     check_may_add(uow, principal, project_id, key_ids)
-    budget, unreadable = _budget(wish)
+    unreadable: dict[str, str] = {}
+    budget = micros(wish.budget, field="budget", problems=unreadable)
     try:
         created = create_agent(
             uow,
             name=wish.name,
             budget=budget,
             owner_id=principal.user_id if wish.owner_id is None else wish.owner_id,
-            provider_key_ids=key_ids,
+            provider_key_ids=wish.providers or (),
+            primary_key_id=wish.provider_key_id,
+            allowed=call.wiring.settings.allowed_providers,
             description=wish.description,
             tags=wish.tags or (),
             project_id=project_id,
@@ -77,14 +78,6 @@ def _create(uow: UnitOfWork, wish: AgentBody, principal: Principal, call: Call) 
     except ValidationError as error:
         raise ValidationError({**error.fields, **unreadable}) from None
     return agent_overview(uow, created.agent.id, principal), created.ic_token.value
-
-
-def _budget(wish: AgentBody) -> tuple[Micros, Mapping[str, str]]:
-    """Return the budget, or one that no agent may have and what is wrong with the text of it."""
-    try:
-        return parse_usd(wish.budget, field="budget"), {}
-    except ValidationError as error:
-        return 0, error.fields
 
 
 async def list_all(call: Call) -> ASGIResponse:
@@ -129,7 +122,8 @@ async def update(call: Call) -> ASGIResponse:
         body.check_syntax()
         agent = own_agent(uow, call.path["agent_id"], principal)
         check_may_change(principal, names_sent(body))
-        update_agent(uow, agent.id, fields_sent(body.value()), principal=principal)
+        allowed = call.wiring.settings.allowed_providers
+        update_agent(uow, agent.id, fields_sent(body.value()), principal=principal, allowed=allowed)
         return agent_overview(uow, agent.id, principal)
 
     return answer(agent_view(await call.write(run)))

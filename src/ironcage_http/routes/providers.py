@@ -1,6 +1,7 @@
 """Provider keys: taken in by an admin, seen by everybody as far as the role lets."""
 
 import json
+from decimal import Decimal
 from typing import Any, Final, cast, get_args
 
 import msgspec
@@ -14,15 +15,17 @@ from ironcage_core.ports.storage import UnitOfWork
 from ironcage_core.services.provider_key_changes import DeletedKey, delete_provider_key, update_provider_key
 from ironcage_core.services.provider_keys import (
     KeyOverview,
+    KeyUsage,
     add_provider_key,
     get_provider_key,
     list_provider_keys,
     provider_key_overview,
+    provider_key_usage,
 )
 from ironcage_http.calls import Call, answer, listed
 from ironcage_http.queries import Query
 from ironcage_http.routing import Route
-from ironcage_http.wire import moment
+from ironcage_http.wire import amount, moment
 
 ORDERS: Final[tuple[KeyOrder, ...]] = get_args(KeyOrder)
 HIDDEN: Final = "***"
@@ -74,10 +77,20 @@ class ProviderView(msgspec.Struct, frozen=True):
     last_used_at: str | None
 
 
-class ProviderDetailView(ProviderView, frozen=True):
-    """A provider key with what it was used for; null until usage is counted per key."""
+class ProviderUsageView(msgspec.Struct, frozen=True):
+    """What a provider key was used for; today is the UTC day."""
 
-    usage: None = None
+    agent_count: int
+    total_requests: int
+    total_spend: Decimal
+    requests_today: int
+    spend_today: Decimal
+
+
+class ProviderDetailView(ProviderView, frozen=True):
+    """A provider key with what it was used for, which is for admins."""
+
+    usage: ProviderUsageView | None = None
 
 
 class DeletedProviderView(msgspec.Struct, frozen=True):
@@ -148,12 +161,23 @@ async def get(call: Call) -> ASGIResponse:
     """Show one provider key."""
     who = call.user()
 
-    def run(uow: UnitOfWork) -> tuple[KeyOverview, Principal]:
+    def run(uow: UnitOfWork) -> ProviderDetailView:
         principal = who(uow)
-        return provider_key_overview(uow, call.path["provider_id"], principal), principal
+        seen = provider_key_overview(uow, call.path["provider_id"], principal)
+        usage = _usage_view(seen, provider_key_usage(uow, seen.key.id)) if principal.role == "admin" else None
+        return ProviderDetailView(*(*_shown(seen, principal.role), usage))
 
-    seen, principal = await call.see(run)
-    return answer(ProviderDetailView(*_shown(seen, principal.role)))
+    return answer(await call.see(run))
+
+
+def _usage_view(seen: KeyOverview, usage: KeyUsage) -> ProviderUsageView:
+    return ProviderUsageView(
+        agent_count=seen.agents,
+        total_requests=usage.total.completed,
+        total_spend=amount(usage.total.cost_micros),
+        requests_today=usage.today.completed,
+        spend_today=amount(usage.today.cost_micros),
+    )
 
 
 async def update(call: Call) -> ASGIResponse:

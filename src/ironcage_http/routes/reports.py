@@ -1,7 +1,7 @@
 """Reports over the wire: one call, or up to a thousand in one body. Amounts are USD."""
 
 from decimal import Decimal
-from functools import lru_cache, partial
+from functools import partial
 from typing import Any, Final
 
 import msgspec
@@ -25,7 +25,7 @@ from ironcage_http.calls import Call, answer
 from ironcage_http.errors import details_of
 from ironcage_http.routing import Route
 from ironcage_http.runtimes import as_agent, instant_of
-from ironcage_http.wire import Read, amount, moment, text_of
+from ironcage_http.wire import Read, amount, decoded, moment, text_of
 from ironcage_http.wiring import Wiring
 
 
@@ -150,14 +150,9 @@ def _usage(body: ReportBody) -> UsageReport:
 
 def _item(raw: msgspec.Raw) -> UsageReport | UnreadReport:
     try:
-        return _usage(_decoder().decode(raw))
+        return _usage(decoded(raw, ReportBody))
     except (msgspec.ValidationError, ValidationError):
         return _unread(raw)
-
-
-@lru_cache
-def _decoder() -> msgspec.json.Decoder[ReportBody]:
-    return msgspec.json.Decoder(ReportBody)
 
 
 def _unread(raw: msgspec.Raw) -> UnreadReport:

@@ -1,0 +1,65 @@
+"""The syntax of JSON bodies beyond what the decoder looks at: UTF-8, depth, and names that come twice."""
+
+import json
+import re
+from typing import Final
+
+MAX_DEPTH: Final = 64
+# Possessive, and content with a string that never ends: nothing is scanned twice, whatever is sent.
+_STRING: Final = re.compile(rb'"(?:[^"\\]|\\.)*+(?:"|\\?\Z)', re.DOTALL)
+_BRACKET: Final = re.compile(rb"[\[\]{}]")
+
+
+def syntax_fault(raw: bytes) -> str | None:
+    """Return what is wrong with a body as a clause, or None; whether it is JSON at all is for the decoder to tell."""
+    if not _is_utf8(raw):
+        return "is not valid UTF-8"
+    if is_too_deep(raw):
+        return f"nests deeper than {MAX_DEPTH} levels"
+    return "has two fields of one name in one object" if has_twins(raw) else None
+
+
+def _is_utf8(raw: bytes) -> bool:
+    try:
+        raw.decode()
+    except UnicodeDecodeError:
+        return False
+    return True
+
+
+def is_too_deep(raw: bytes) -> bool:
+    """Tell whether brackets outside strings nest deeper than they may."""
+    if raw.count(b"[") + raw.count(b"{") <= MAX_DEPTH:
+        return False
+    depth = 0
+    for match in _BRACKET.finditer(_STRING.sub(b"", raw)):
+        depth += 1 if match[0] in b"[{" else -1
+        if depth > MAX_DEPTH:
+            return True
+    return False
+
+
+class _TwinsError(Exception):
+    """Two fields of one object have one name."""
+
+
+def _refuse_twins(fields: list[tuple[str, object]]) -> None:
+    if len({name for name, _ in fields}) < len(fields):
+        raise _TwinsError
+
+
+# Reads names only: numbers stay texts, of whatever size, and objects become nothing.
+_scan: Final = json.JSONDecoder(
+    object_pairs_hook=_refuse_twins, parse_int=str, parse_float=str, parse_constant=str, strict=False
+).raw_decode
+
+
+def has_twins(raw: bytes) -> bool:
+    """Tell whether an object has two fields of one name, of which each reader takes another one."""
+    try:
+        _scan(raw.strip().decode())
+    except _TwinsError:
+        return True
+    except ValueError:
+        return False  # it is no JSON, as whoever reads it will say
+    return False
