@@ -13,17 +13,9 @@ from ironcage_core.domain.agents import Agent
 from ironcage_core.domain.ids import MASTER_PROJECT
 from ironcage_core.domain.ledger import Balance
 from ironcage_core.domain.projects import Project
-from ironcage_core.ports.lists import (
-    BalanceFilter,
-    BudgetTotals,
-    EntryFilter,
-    LeaseFilter,
-    Paging,
-    ProjectFilter,
-    ProjectTotals,
-    TokenFilter,
-)
+from ironcage_core.ports.lists import BalanceFilter, EntryFilter, LeaseFilter, Paging, ProjectFilter, TokenFilter
 from ironcage_core.ports.storage import UnitOfWork
+from ironcage_core.ports.totals import BudgetTotals, ProjectTotals
 from ironcage_core.services.verify import verify
 from ironcage_storage.sqlite import schema
 from ironcage_storage.sqlite.connection import connect

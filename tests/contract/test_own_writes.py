@@ -6,8 +6,9 @@ import pytest
 
 from ironcage_core.domain.agents import Agent
 from ironcage_core.domain.instants import period_of
-from ironcage_core.ports.lists import BalanceFilter, BudgetTotals, EntryFilter, LeaseFilter, LeaseReports, Paging
+from ironcage_core.ports.lists import BalanceFilter, EntryFilter, LeaseFilter, Paging
 from ironcage_core.ports.storage import UnitOfWork
+from ironcage_core.ports.totals import BudgetTotals, LeaseReports
 from ironcage_storage.sqlite.store import SqliteStore
 from tests.support.rows import (
     HOUR,

@@ -12,8 +12,9 @@ from ironcage_core.domain.ids import MASTER_PROJECT, ORPHANED_PROJECT
 from ironcage_core.domain.instants import MS_PER_DAY
 from ironcage_core.domain.leases import Lease
 from ironcage_core.domain.ledger import Entry, EntryKind
-from ironcage_core.ports.lists import BalanceFilter, BudgetTotals, EntryFilter, LeaseFilter, Paging
+from ironcage_core.ports.lists import BalanceFilter, EntryFilter, LeaseFilter, Paging
 from ironcage_core.ports.storage import UnitOfWork
+from ironcage_core.ports.totals import BudgetTotals
 from ironcage_storage.sqlite.store import SqliteStore
 from tests.support.rows import agent_row, balance_row, closed, entry_row, lease_row, putting, user_row
 from tests.support.world import NOON

@@ -9,8 +9,9 @@ from ironcage_core.domain.ids import MASTER_PROJECT, ORPHANED_PROJECT
 from ironcage_core.domain.projects import Project, ProjectKey
 from ironcage_core.domain.users import UsageLimit
 from ironcage_core.errors.faults import InvariantViolationError
-from ironcage_core.ports.lists import Paging, ProjectFilter, ProjectOrder, ProjectTotals
+from ironcage_core.ports.lists import Paging, ProjectFilter, ProjectOrder
 from ironcage_core.ports.storage import UnitOfWork
+from ironcage_core.ports.totals import ProjectTotals
 from ironcage_storage.sqlite.store import SqliteStore
 from tests.support.rows import agent_row, api_row, balance_row, fresh_id, key_row, user_row
 from tests.support.stores import RefusedError, raising

@@ -57,7 +57,7 @@ class PresentedIcToken:
 
 @dataclass(frozen=True, slots=True)
 class AgentIdentity:
-    """An agent whose IC token was proven and is alive in this unit of work."""
+    """An agent whose IC token was proven in this unit of work: alive, or dead since `died_at` and settling."""
 
     agent_id: str
     token_id: str
@@ -65,6 +65,7 @@ class AgentIdentity:
     permissions: tuple[str, ...]
     token: str = field(repr=False)
     origin: Origin = NOWHERE
+    died_at: Instant | None = None
 
     @property
     def actor(self) -> Actor:

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Final, Literal, NamedTuple
 
+from ironcage_core.domain.alerts import DEFAULT_LEVELS
 from ironcage_core.domain.instants import MS_PER_S, Instant
 from ironcage_core.domain.ledger import EFFECTS, EntryKind
 from ironcage_core.domain.money import MICROS_PER_USD, Micros
@@ -67,6 +68,8 @@ class LeasePolicy:
     max_open: int = 50
     max_report: Micros = 1000 * MICROS_PER_USD
     max_batch: int = 1000
+    alert_levels: tuple[int, ...] = DEFAULT_LEVELS
+    settle: int = 86_400 * MS_PER_S
 
 
 DEFAULT_POLICY: Final = LeasePolicy()

@@ -20,7 +20,8 @@ LeaseColumn = Literal["granted", "spent", "overspent", "returned", "reclaimed"]
 class Balance(NamedTuple):
     """The running numbers of one agent's budget, in micro-USD; a column each, in order.
 
-    `overspent` is the part of `spent` that no lease had covered.
+    `overspent` is the part of `spent` that no lease had covered, `alert_level` the share of the allocation in percent
+    that was told of last.
     """
 
     agent_id: str
@@ -30,6 +31,7 @@ class Balance(NamedTuple):
     overspent: Micros
     held: Micros
     updated_at: Instant
+    alert_level: int = 0
 
     @property
     def remaining(self) -> Micros:
@@ -129,6 +131,7 @@ def apply(balance: Balance, kind: EntryKind, amount: Micros, *, at: Instant) -> 
         balance.overspent + effect.overspent * amount,
         balance.held + effect.held * amount,
         at,
+        balance.alert_level,
     )
     if after.held < 0 or after.allocated < 0 or max(after.allocated, after.spent, after.held) > MAX_MICROS:
         raise InvariantViolationError(f"{kind} leaves an impossible balance", agent_id=balance.agent_id)

@@ -67,3 +67,57 @@ class BudgetChangedError(ConflictError):
     """The live allocation is not the one the caller expected."""
 
     code = "BUDGET_CHANGED"
+
+
+class IdempotencyKeyReusedError(ConflictError):
+    """An idempotency key that was used for a request with another body."""
+
+    code = "IDEMPOTENCY_KEY_REUSED"
+
+
+class NoActiveLeaseError(ConflictError):
+    """The agent has no open lease to reserve on."""
+
+    code = "NO_ACTIVE_LEASE"
+
+
+class AlreadyReportedError(ConflictError):
+    """The call was reported; there is nothing left to reserve or release."""
+
+    code = "ALREADY_REPORTED"
+
+
+class ReservationNotFoundError(NotFoundError):
+    """No such reservation."""
+
+    code = "RESERVATION_NOT_FOUND"
+
+
+class BudgetRequestNotFoundError(NotFoundError):
+    """No such budget request."""
+
+    code = "REQUEST_NOT_FOUND"
+
+
+class BudgetDecreaseRequestError(RefusalError):
+    """A request for no more than the agent has (400)."""
+
+    code = "BUDGET_DECREASE_REQUEST"
+
+
+class ApprovalDecreasesBudgetError(RefusalError):
+    """An approval of no more than the agent has by now (400)."""
+
+    code = "APPROVAL_DECREASES_BUDGET"
+
+
+class RequestAlreadyReviewedError(ConflictError):
+    """A request that is decided or cancelled."""
+
+    code = "REQUEST_ALREADY_REVIEWED"
+
+
+class CannotCancelReviewedError(ConflictError):
+    """A request that was approved or rejected."""
+
+    code = "CANNOT_CANCEL_REVIEWED"

@@ -14,21 +14,17 @@ from ironcage_core.domain.money import Micros
 from ironcage_core.domain.usage import KeptCall, UsageRecord, UsageSums
 from ironcage_core.ports.lists import (
     AgentOrder,
-    AllocationTotals,
     BalanceFilter,
-    BudgetTotals,
     EntryFilter,
     HorizonOf,
     LeaseFilter,
-    LeaseReports,
-    NumberDifference,
     Page,
     Paging,
-    ReceivedTokens,
     TraceFilter,
     UsageDimension,
     UsageFilter,
 )
+from ironcage_core.ports.totals import AllocationTotals, BudgetTotals, LeaseReports, NumberDifference, ReceivedTokens
 
 
 class Balances(Protocol):

@@ -18,11 +18,11 @@ from ironcage_core.ports.lists import (
     AuditFilter,
     Page,
     Paging,
-    TokenEntry,
     TokenFilter,
     UserFilter,
     UserOrder,
 )
+from ironcage_core.ports.totals import TokenEntry
 
 
 class Users(Protocol):

@@ -2,13 +2,13 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Final, Generic, Literal, NamedTuple, TypeVar
+from typing import Final, Generic, Literal, TypeVar
 
 from ironcage_core.domain.api_tokens import ApiTokenStatus
 from ironcage_core.domain.audit import Category, Outcome
+from ironcage_core.domain.budget_requests import RequestStatus
 from ironcage_core.domain.instants import Instant
 from ironcage_core.domain.ledger import EntryKind
-from ironcage_core.domain.money import Micros
 from ironcage_core.domain.users import ShownStatus
 from ironcage_core.errors.tree import ValidationError
 
@@ -217,73 +217,21 @@ class LimitFilter:
     project_id: str | None = None
 
 
+@dataclass(frozen=True, slots=True)
+class RequestFilter:
+    """Which budget requests; None means all. `visible_to` narrows to those a user made or whose agent he owns."""
+
+    status: RequestStatus | None = None
+    agent_id: str | None = None
+    requester_id: str | None = None
+    visible_to: str | None = None
+    project_id: str | None = None
+
+
+RequestOrder = Literal["created_at", "requested_budget"]
 UsageDimension = Literal["agent_id", "project_id", "provider", "provider_id", "model"]
 HorizonOf = Literal["records", "hours"]
 UserOrder = Literal["created_at", "username", "email", "role", "last_login"]
 ApiTokenOrder = Literal["name", "created_at", "last_used_at", "expires_at"]
 AgentOrder = Literal["name", "budget", "created_at", "updated_at"]
 KeyOrder = Literal["name", "created_at", "updated_at"]
-
-
-class BudgetTotals(NamedTuple):
-    """Sums over a selection of budgets, in micro-USD, and how many agents they belong to."""
-
-    allocated: Micros
-    spent: Micros
-    held: Micros
-    agents: int
-
-
-class AllocationTotals(NamedTuple):
-    """What an agent's allocation was at first, and the sum of its raises since, in micro-USD."""
-
-    initial: Micros
-    increases: Micros
-
-
-class ProjectTotals(NamedTuple):
-    """Counts and sums over the live agents of a project; of one owner's only, where that was asked. In micro-USD."""
-
-    agents: int
-    owners: int
-    allocated: Micros
-    spent: Micros
-
-
-class ReceivedTokens(NamedTuple):
-    """The tokens that reports of some time gave: of records that are kept, and of calls of which only that may be."""
-
-    recorded: int
-    purged: int
-
-
-class NumberDifference(NamedTuple):
-    """One number that is kept, and what it is when it is counted again."""
-
-    subject: str
-    number: str
-    kept: int
-    counted: int
-
-
-class LeaseReports(NamedTuple):
-    """What the usage records say was charged to one lease."""
-
-    lease_id: str
-    cost: Micros
-
-
-class TokenEntry(NamedTuple):
-    """One token of either kind, as a list of all shows it."""
-
-    id: str
-    kind: TokenKind
-    name: str
-    owner_id: str
-    agent_id: str | None
-    project_id: str | None
-    status: ApiTokenStatus
-    created_at: Instant
-    created_by: str
-    last_used_at: Instant | None
-    expires_at: Instant | None

@@ -12,16 +12,8 @@ from ironcage_core.domain.ic_tokens import IcTokenRecord
 from ironcage_core.domain.projects import Project, ProjectKey
 from ironcage_core.domain.providers import ProviderKey
 from ironcage_core.domain.users import UsageLimit
-from ironcage_core.ports.lists import (
-    KeyFilter,
-    KeyOrder,
-    LimitFilter,
-    Page,
-    Paging,
-    ProjectFilter,
-    ProjectOrder,
-    ProjectTotals,
-)
+from ironcage_core.ports.lists import KeyFilter, KeyOrder, LimitFilter, Page, Paging, ProjectFilter, ProjectOrder
+from ironcage_core.ports.totals import ProjectTotals
 
 
 class Agents(Protocol):

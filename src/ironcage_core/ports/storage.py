@@ -15,6 +15,7 @@ from typing import Protocol, TypeVar
 from ironcage_core.domain.ids import Prefix
 from ironcage_core.domain.instants import Instant
 from ironcage_core.ports.books import AllocationNotes, Balances, Banks, Leases, Ledger, LimitWindows, Usage
+from ironcage_core.ports.control import BankAlerts, BudgetRequests, DeadTokens, RememberedAnswers, Reservations
 from ironcage_core.ports.identity import ApiTokens, AuditLog, Sessions, TokenUsage, UnknownLogins, Users
 from ironcage_core.ports.records import Agents, Feed, IcTokens, Limits, Projects, ProviderKeys
 
@@ -61,6 +62,31 @@ class UnitOfWork(Protocol):
     @property
     def banks(self) -> Banks:
         """The banks of owners."""
+        ...
+
+    @property
+    def reservations(self) -> Reservations:
+        """What runtimes have set aside."""
+        ...
+
+    @property
+    def remembered_answers(self) -> RememberedAnswers:
+        """What requests with an idempotency key have done."""
+        ...
+
+    @property
+    def dead_tokens(self) -> DeadTokens:
+        """When values of IC tokens died."""
+        ...
+
+    @property
+    def budget_requests(self) -> BudgetRequests:
+        """All requests for larger allocations."""
+        ...
+
+    @property
+    def bank_alerts(self) -> BankAlerts:
+        """Which levels of monthly caps were told."""
         ...
 
     @property

@@ -18,8 +18,9 @@ from ironcage_core.errors.money import (
     BudgetUnchangedError,
 )
 from ironcage_core.errors.tree import ValidationError
-from ironcage_core.ports.lists import BalanceFilter, BudgetTotals, EntryFilter, Page, Paging
+from ironcage_core.ports.lists import BalanceFilter, EntryFilter, Page, Paging
 from ironcage_core.ports.storage import UnitOfWork
+from ironcage_core.ports.totals import BudgetTotals
 from ironcage_core.services.agent_records import live_agent
 from ironcage_core.services.expiry import catch_up, catch_up_selected
 from ironcage_core.services.posting import balance_of, post_adjustment

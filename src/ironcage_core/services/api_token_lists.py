@@ -7,8 +7,9 @@ from ironcage_core.domain.api_tokens import ApiToken, TokenUse
 from ironcage_core.domain.permissions import Permission
 from ironcage_core.errors.access import InsufficientScopeError
 from ironcage_core.errors.tree import CredentialError
-from ironcage_core.ports.lists import ApiTokenFilter, ApiTokenOrder, Page, Paging, TokenEntry, TokenFilter, TokenKind
+from ironcage_core.ports.lists import ApiTokenFilter, ApiTokenOrder, Page, Paging, TokenFilter, TokenKind
 from ironcage_core.ports.storage import UnitOfWork
+from ironcage_core.ports.totals import TokenEntry
 from ironcage_core.services.agent_records import scope_of
 from ironcage_core.services.api_tokens import authenticate_api_token, own_api_token
 

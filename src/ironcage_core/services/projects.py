@@ -22,16 +22,9 @@ from ironcage_core.errors.resources import (
     ProjectProtectedError,
 )
 from ironcage_core.errors.tree import NoFieldsError, ValidationError
-from ironcage_core.ports.lists import (
-    ApiTokenFilter,
-    Page,
-    Paging,
-    ProjectFilter,
-    ProjectOrder,
-    ProjectTotals,
-    UserFilter,
-)
+from ironcage_core.ports.lists import ApiTokenFilter, Page, Paging, ProjectFilter, ProjectOrder, UserFilter
 from ironcage_core.ports.storage import UnitOfWork
+from ironcage_core.ports.totals import ProjectTotals
 from ironcage_core.services.users import owner_problem
 
 WELL_KNOWN: Final = frozenset((MASTER_PROJECT, ORPHANED_PROJECT))

@@ -8,8 +8,9 @@ from litestar.response.base import ASGIResponse
 
 from ironcage_core.domain.agents import Agent
 from ironcage_core.domain.ledger import Balance
-from ironcage_core.ports.lists import BalanceFilter, BudgetTotals, Page
+from ironcage_core.ports.lists import BalanceFilter, Page
 from ironcage_core.ports.storage import UnitOfWork
+from ironcage_core.ports.totals import BudgetTotals
 from ironcage_core.services.agent_records import STATUSES, check_sees, live_agent, scope_of, status_of
 from ironcage_core.services.allocations import BankView as Bank
 from ironcage_core.services.allocations import BudgetView as Budget

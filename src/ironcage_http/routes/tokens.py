@@ -6,8 +6,9 @@ import msgspec
 from litestar.response.base import ASGIResponse
 
 from ironcage_core.domain.api_tokens import ApiTokenStatus
-from ironcage_core.ports.lists import Page, TokenEntry, TokenFilter, TokenKind
+from ironcage_core.ports.lists import Page, TokenFilter, TokenKind
 from ironcage_core.ports.storage import UnitOfWork
+from ironcage_core.ports.totals import TokenEntry
 from ironcage_core.services.api_token_lists import list_tokens
 from ironcage_http.calls import Call, listed
 from ironcage_http.queries import Query

@@ -6,7 +6,8 @@ from typing import Final
 from ironcage_core.domain.api_tokens import ApiToken, TokenUse
 from ironcage_core.domain.instants import Instant, day_of
 from ironcage_core.domain.money import Micros
-from ironcage_core.ports.lists import ApiTokenFilter, ApiTokenOrder, Page, Paging, TokenEntry, TokenFilter
+from ironcage_core.ports.lists import ApiTokenFilter, ApiTokenOrder, Page, Paging, TokenFilter
+from ironcage_core.ports.totals import TokenEntry
 from ironcage_storage.sqlite.rows import Table, conjunction
 from ironcage_storage.sqlite.session import Pending, Session
 from ironcage_storage.sqlite.totals import agent_totals

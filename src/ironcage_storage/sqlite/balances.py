@@ -6,7 +6,8 @@ from typing import Final
 
 from ironcage_core.domain.agents import Agent
 from ironcage_core.domain.ledger import Balance
-from ironcage_core.ports.lists import AgentOrder, BalanceFilter, BudgetTotals, Page, Paging
+from ironcage_core.ports.lists import AgentOrder, BalanceFilter, Page, Paging
+from ironcage_core.ports.totals import BudgetTotals
 from ironcage_storage.sqlite.rows import Table, conjunction
 from ironcage_storage.sqlite.session import Pending, Session
 from ironcage_storage.sqlite.totals import agent_totals, recounted

@@ -5,7 +5,8 @@ from collections.abc import Iterator, Mapping, Sequence
 
 from ironcage_core.domain.instants import MS_PER_DAY, day_of
 from ironcage_core.domain.ledger import AllocationNote, Entry
-from ironcage_core.ports.lists import AllocationTotals, EntryFilter, Page, Paging
+from ironcage_core.ports.lists import EntryFilter, Page, Paging
+from ironcage_core.ports.totals import AllocationTotals
 from ironcage_storage.sqlite.logs import Log, Tally
 from ironcage_storage.sqlite.rows import Table, conjunction
 from ironcage_storage.sqlite.session import Pending, Session

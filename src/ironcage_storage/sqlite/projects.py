@@ -5,7 +5,8 @@ from typing import Final
 
 from ironcage_core.domain.ids import MASTER_PROJECT, ORPHANED_PROJECT
 from ironcage_core.domain.projects import Project, ProjectKey
-from ironcage_core.ports.lists import Page, Paging, ProjectFilter, ProjectOrder, ProjectTotals
+from ironcage_core.ports.lists import Page, Paging, ProjectFilter, ProjectOrder
+from ironcage_core.ports.totals import ProjectTotals
 from ironcage_storage.sqlite.rows import Table, conjunction
 from ironcage_storage.sqlite.session import Pending, Session
 from ironcage_storage.sqlite.totals import agent_totals

@@ -8,7 +8,7 @@ from typing import Final, NamedTuple
 
 from ironcage_core.domain.instants import MS_PER_DAY, MS_PER_HOUR, Instant
 from ironcage_core.domain.usage import UsageSums
-from ironcage_core.ports.lists import NumberDifference
+from ironcage_core.ports.totals import NumberDifference
 from ironcage_storage.sqlite.rollups import FINE, WIDE
 from ironcage_storage.sqlite.session import Pending, Session
 

@@ -19,6 +19,7 @@ from ironcage_storage.sqlite.migrations import (
     m05_resources,
     m06_usage_and_limits,
     m07_list_counts,
+    m08_budget_control,
 )
 
 migrations = Migrations("ironcage")
@@ -64,6 +65,12 @@ def usage_and_limits(db: Database) -> None:
 def list_counts(db: Database) -> None:
     """Create the totals that lists show without counting, and the indexes of their default orders."""
     _execute(db, m07_list_counts.STATEMENTS)
+
+
+@migrations()
+def budget_control(db: Database) -> None:
+    """Create reservations, change requests, and what retries, dead tokens and alerts need to be remembered of."""
+    _execute(db, m08_budget_control.STATEMENTS)
 
 
 def _execute(db: Database, statements: Sequence[str]) -> None:

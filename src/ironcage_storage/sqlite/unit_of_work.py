@@ -9,6 +9,13 @@ from ironcage_storage.sqlite.api_tokens import SqliteApiTokens, SqliteTokenUsage
 from ironcage_storage.sqlite.audit import SqliteAuditLog
 from ironcage_storage.sqlite.balances import SqliteBalances
 from ironcage_storage.sqlite.banks import SqliteBanks
+from ironcage_storage.sqlite.budget_requests import SqliteBudgetRequests
+from ironcage_storage.sqlite.control import (
+    SqliteBankAlerts,
+    SqliteDeadTokens,
+    SqliteRememberedAnswers,
+    SqliteReservations,
+)
 from ironcage_storage.sqlite.feed import SqliteFeed
 from ironcage_storage.sqlite.leases import SqliteLeases
 from ironcage_storage.sqlite.ledger import SqliteAllocationNotes, SqliteLedger
@@ -46,6 +53,11 @@ class SqliteUnitOfWork:
         self.api_tokens = SqliteApiTokens(session, self.ic_tokens.table, self.agents.table)
         self.projects = SqliteProjects(session, self.agents.table, self.balances.table, self.api_tokens.table)
         self.token_usage = SqliteTokenUsage(session)
+        self.budget_requests = SqliteBudgetRequests(session, self.agents.table)
+        self.dead_tokens = SqliteDeadTokens(session)
+        self.reservations = SqliteReservations(session)
+        self.remembered_answers = SqliteRememberedAnswers(session)
+        self.bank_alerts = SqliteBankAlerts(session)
         self.leases = SqliteLeases(session, self.agents.table)
         self.ledger = SqliteLedger(session, self.agents.table)
         self.allocation_notes = SqliteAllocationNotes(session)

@@ -6,17 +6,8 @@ from typing import Final, NamedTuple
 
 from ironcage_core.domain.instants import MS_PER_DAY, MS_PER_HOUR, Instant
 from ironcage_core.domain.usage import KeptCall, UsageRecord, UsageSums
-from ironcage_core.ports.lists import (
-    HorizonOf,
-    LeaseReports,
-    NumberDifference,
-    Page,
-    Paging,
-    ReceivedTokens,
-    TraceFilter,
-    UsageDimension,
-    UsageFilter,
-)
+from ironcage_core.ports.lists import HorizonOf, Page, Paging, TraceFilter, UsageDimension, UsageFilter
+from ironcage_core.ports.totals import LeaseReports, NumberDifference, ReceivedTokens
 from ironcage_storage.sqlite.rollup_checks import rollup_differences
 from ironcage_storage.sqlite.rollups import Rollups
 from ironcage_storage.sqlite.rows import Table

@@ -1,0 +1,74 @@
+"""Alerts: publish, once each, that a budget or a month is used up to a level.
+
+The levels that were told stay with the budget and with the month, so that a retry tells nothing twice and a larger
+allocation lets them be told again. Source: contract budget.md 9, analytics.md 6.4.
+"""
+
+from collections.abc import Sequence
+
+from ironcage_core.domain.alerts import Scope, crossed, level_of, severity_of
+from ironcage_core.domain.instants import period_of
+from ironcage_core.domain.money import Micros
+from ironcage_core.ports.storage import UnitOfWork
+from ironcage_core.services.posting import balance_of
+
+
+def tell_levels(uow: UnitOfWork, agent_id: str, *, levels: Sequence[int], bank_user_id: str | None = None) -> None:
+    """Publish the levels that money moved in this unit of work has reached.
+
+    Args:
+        uow: The open unit of work, after the movement.
+        agent_id: Whose money moved.
+        levels: Percent, rising.
+        bank_user_id: Whose month paid; None where none did.
+    """
+    balance = balance_of(uow, agent_id)
+    level = level_of(balance.spent, balance.allocated, levels)
+    if level != balance.alert_level:
+        _tell(uow, agent_id, "agent", balance.alert_level, level, levels, balance.spent, balance.allocated)
+        uow.balances.put(balance._replace(alert_level=level))
+    if bank_user_id is not None:
+        _tell_month(uow, agent_id, bank_user_id, levels)
+
+
+def _tell_month(uow: UnitOfWork, agent_id: str, user_id: str, levels: Sequence[int]) -> None:
+    limit = uow.limits.find_of(user_id)
+    if limit is None or limit.max_cost_per_month is None:
+        return
+    cap, period = limit.max_cost_per_month, period_of(uow.now)
+    spent = uow.banks.spent(user_id, period)
+    before, level = uow.bank_alerts.level(user_id, period), level_of(spent, cap, levels)
+    if level != before:
+        _tell(uow, agent_id, "user_month", before, level, levels, spent, cap)
+        uow.bank_alerts.set_level(user_id, period, level)
+
+
+def _tell(
+    uow: UnitOfWork,
+    agent_id: str,
+    scope: Scope,
+    before: int,
+    level: int,
+    levels: Sequence[int],
+    spent: Micros,
+    limit: Micros,
+) -> None:
+    """Publish one alert for the highest level, if it rose; it falls in silence."""
+    if level <= before:
+        return
+    uow.feed.append(
+        "COST_ALERT",
+        agent_id=agent_id,
+        name=None,
+        severity=severity_of(level),
+        data={
+            "scope": scope,
+            "threshold": level,
+            "crossed": crossed(before, level, levels),
+            "percentage": spent * 100 // limit if limit else 100,
+            "budget_spent_micros": spent,
+            "budget_limit_micros": limit,
+            "budget_remaining_micros": limit - spent,
+            "pending_spend_micros": 0,
+        },
+    )
