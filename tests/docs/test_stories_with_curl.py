@@ -52,9 +52,10 @@ def test_the_lease_with_curl_prints_what_the_readme_says(tmp_path: Path) -> None
     assert (done.stdout, done.returncode) == (done.args, 0), done.stderr
 
 
-def test_giving_access_prints_what_the_page_says(tmp_path: Path) -> None:
+@pytest.mark.parametrize("page", ["give-access", "limit-spending"])
+def test_a_page_for_admins_prints_what_it_says(page: str, tmp_path: Path) -> None:
     """An admin can paste it."""
-    text = (ROOT / "docs" / "how-to" / "give-access.md").read_text()
+    text = (ROOT / "docs" / "how-to" / f"{page}.md").read_text()
     with SqliteStore(tmp_path / "iron.db") as store:
         hasher = Argon2PasswordHasher()
         password_hash = hasher.hash("correct horse battery")
