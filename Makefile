@@ -25,9 +25,11 @@ bench: $(READY)
 	$(BIN)/python -m benchmarks.run
 	$(BIN)/python -m benchmarks.over_http
 	$(BIN)/python -m benchmarks.scale
+	$(BIN)/python -m benchmarks.sweep
 
 bench-full: bench
 	$(BIN)/python -m benchmarks.scale --full
+	$(BIN)/python -m benchmarks.sweep --full
 	$(BIN)/python -m benchmarks.memory
 
 sim: $(READY)

@@ -131,20 +131,24 @@ def request(path: str, body: object, credential: str = "X-Nothing: 0") -> bytes:
     return head.encode() + content
 
 
+async def exchange(reader: asyncio.StreamReader, writer: asyncio.StreamWriter, content: bytes) -> float:
+    """Send one request over an open connection, read its answer, and return the seconds between."""
+    start = perf_counter()
+    writer.write(content)
+    head = await reader.readuntil(b"\r\n\r\n")
+    length = int(head.lower().partition(b"content-length:")[2].partition(b"\r\n")[0])
+    body = await reader.readexactly(length)
+    if not head.startswith(STATUS_OK):
+        raise RuntimeError(f"the server answered {head.splitlines()[0]!r} {body[:200]!r}")
+    return perf_counter() - start
+
+
 async def _drive(port: int, requests: Sequence[bytes], connections: int) -> tuple[float, list[float]]:
     latencies: list[float] = []
 
     async def connection(mine: Sequence[bytes]) -> None:
         reader, writer = await asyncio.open_connection("127.0.0.1", port)
-        for each in mine:
-            start = perf_counter()
-            writer.write(each)
-            head = await reader.readuntil(b"\r\n\r\n")
-            length = int(head.lower().partition(b"content-length:")[2].partition(b"\r\n")[0])
-            body = await reader.readexactly(length)
-            if not head.startswith(STATUS_OK):
-                raise RuntimeError(f"the server answered {head.splitlines()[0]!r} {body[:200]!r}")
-            latencies.append(perf_counter() - start)
+        latencies.extend([await exchange(reader, writer, each) for each in mine])
         writer.close()
 
     start = perf_counter()

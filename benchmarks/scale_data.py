@@ -4,6 +4,7 @@ Every owner has 100 agents, every agent 10 records on as many of the last 90 day
 tenth agent had a lease. What is summed in the database is filled by the statements that the migrations fill it with.
 """
 
+from collections.abc import Sequence
 from functools import partial
 from hashlib import sha256
 from pathlib import Path
@@ -56,7 +57,7 @@ def _entries(kind: str, amount: int, *after: int, count: str = ":agents / 10", *
     )  # fmt: skip
 
 
-_STATEMENTS: Final = (
+_PEOPLE: Final = (
     _many("projects", str(_PROJECTS), id=_id("proj", "n + 1"), name="'project ' || n", **_SHARED),
     _many(
         "users", f":agents / {_AGENTS_PER_OWNER}", id=_id("user", "n + 1"), username="'owner ' || n",
@@ -79,10 +80,6 @@ _STATEMENTS: Final = (
         "agents", ":agents", id=_id("agent", "n"), name="'worker ' || n", owner_id=_OWNER, project_id=_PROJECT,
         status="'active'", runtime_status="'idle'", stop_hold=0, **_SHARED,
     ),
-    _many(
-        "agent_budgets", ":agents", agent_id=_id("agent", "n"), budget_id=_id("budget", "n"), allocated=_ALLOCATED,
-        spent=f"iif(n % 10, 0, {_SPENT})", overspent=0, held=0, updated_at=":today",
-    ),
     *(
         _many(
             "agent_providers", ":agents", agent_id=_id("agent", "n"), position=place,
@@ -94,6 +91,16 @@ _STATEMENTS: Final = (
         "ic_tokens", ":agents", id=_id("ict", "n"), agent_id=_id("agent", "n"), status="'active'", gen=1,
         value_hash="'hash ' || n", permissions="'llm:call'", created_at=":today + n", created_by="'system'",
     ),
+    _entries(
+        "adjust", _ALLOCATED, _ALLOCATED, 0, 0, count=":agents", agent_id=_id("agent", "n"), bank_user_id=_OWNER,
+        cause="'initial'",
+    ),
+)  # fmt: skip
+_PAST: Final = (
+    _many(
+        "agent_budgets", ":agents", agent_id=_id("agent", "n"), budget_id=_id("budget", "n"), allocated=_ALLOCATED,
+        spent=f"iif(n % 10, 0, {_SPENT})", overspent=0, held=0, updated_at=":today",
+    ),
     _many(
         "leases", ":agents / 10", id=_id("lease", "n"), **_LENT, project_id=_PROJECT.replace("n %", "n * 10 %"),
         ic_token_id=_id("ict", "n * 10"), ic_token_gen=1, provider_key_id=_id("prov", "0"), provider="'openai'",
@@ -101,10 +108,6 @@ _STATEMENTS: Final = (
         reclaimed=0, unattributed=_SPENT, reports=0, discrepancy=-_SPENT, ttl=3_600_000, grace=60_000,
         created_at=":today", expires_at=":today + 3600000", closed_at=":today", last_activity_at=":today",
         lives_until=f":today + {MS_PER_DAY}",
-    ),
-    _entries(
-        "adjust", _ALLOCATED, _ALLOCATED, 0, 0, count=":agents", agent_id=_id("agent", "n"), bank_user_id=_OWNER,
-        cause="'initial'",
     ),
     *(
         _entries(kind, amount, _ALLOCATED, spent, held, **_LENT, lease_id=_id("lease", "n"), cause=f"'{cause}'")
@@ -123,6 +126,8 @@ _STATEMENTS: Final = (
         output_tokens=20, unsplit_tokens=0, cost_micros=320, cost_source="'event'", event_cost_micros=320,
         overspent_micros=0, duration_ms="100 + n % 900",
     ),
+)  # fmt: skip
+_SUMS: Final = (
     """INSERT INTO ledger_counts (agent_id, kind, day, n)
         SELECT agent_id, kind, :today / 86400000, count(*) FROM ledger GROUP BY 1, 2""",
     "INSERT INTO lease_counts (agent_id, status, n) SELECT agent_id, status, count(*) FROM leases GROUP BY 1, 2",
@@ -135,6 +140,24 @@ _STATEMENTS: Final = (
             tuple(f"INSERT INTO {table}" for table in ("usage_", "bank_project", "ledger_totals", "lease_totals"))
         )
     ),
+)
+_OPEN: Final = (
+    _many(
+        "agent_budgets", ":agents", agent_id=_id("agent", "n"), budget_id=_id("budget", "n"), allocated=_ALLOCATED,
+        spent=0, overspent=0, held=_GRANTED, updated_at=":today",
+    ),
+    _many(
+        "leases", ":agents", id=_id("lease", "n"), agent_id=_id("agent", "n"), bank_user_id=_OWNER,
+        project_id=_PROJECT, ic_token_id=_id("ict", "n"), ic_token_gen=1, provider_key_id=_id("prov", "0"),
+        provider="'openai'", status="'active'", granted=_GRANTED, rolled_over=0, spent=0, overspent=0, returned=0,
+        reclaimed=0, unattributed=0, reports=0, discrepancy=0, ttl=3_600_000, grace=0, created_at=":today",
+        expires_at=":ends_at", due_at=":ends_at", last_activity_at=":today", lives_until=":ends_at",
+    ),
+    _entries(
+        "grant", _GRANTED, _ALLOCATED, 0, _GRANTED, count=":agents", agent_id=_id("agent", "n"), bank_user_id=_OWNER,
+        lease_id=_id("lease", "n"), cause="'handshake'",
+    ),
+    "INSERT INTO bank_holds (user_id, held) SELECT bank_user_id, sum(granted) FROM leases GROUP BY 1",
 )  # fmt: skip
 
 
@@ -148,17 +171,40 @@ def database(folder: Path, agents: int, *, now: Instant) -> Path:
     """
     with SqliteStore(":memory:") as store, store._writer.turn():  # noqa: SLF001 - the schema is what is asked for
         schema = store._connection.execute("SELECT sql FROM sqlite_master ORDER BY name").fetchall()  # noqa: SLF001
-    version = sha256(repr((schema, _STATEMENTS)).encode()).hexdigest()[:12]
+    statements = (*_PEOPLE, *_PAST, *_SUMS)
+    version = sha256(repr((schema, statements)).encode()).hexdigest()[:12]
     path = folder / f"scale-{agents}-{version}.db"
     if not path.exists():
         unfinished = path.with_suffix(".part")
         unfinished.unlink(missing_ok=True)
-        _fill(unfinished, agents, now)
+        _fill(unfinished, statements, agents=agents, now=now)
         unfinished.rename(path)
     return path
 
 
-def _fill(path: Path, agents: int, now: Instant) -> None:
+def open_leases(path: Path, count: int, *, now: Instant, ends_at: Instant) -> None:
+    """Make a database of so many agents with an open lease each, which all end, without grace, at one instant.
+
+    Args:
+        path: Where it is made.
+        count: How many; a multiple of 100.
+        now: In the day of the grants.
+        ends_at: When they end; `end_all` changes it.
+    """
+    _fill(path, (*_PEOPLE, *_OPEN, *_SUMS), agents=count, now=now, ends_at=ends_at)
+
+
+def end_all(path: Path, *, at: Instant) -> None:
+    """Let the leases of such a database that are open end at another instant."""
+    connection = connect(str(path))
+    try:
+        ends = "UPDATE leases SET expires_at = :at, due_at = :at, lives_until = :at"
+        connection.execute(f"{ends} WHERE status = 'active' AND grace = 0", {"at": at})
+    finally:
+        connection.close()
+
+
+def _fill(path: Path, statements: Sequence[str], *, agents: int, now: Instant, **given: Instant) -> None:
     with SqliteStore(path) as store:
         admin = partial(first_admin, email="a@test.io", username="admin", force_change=False)
         store.write(partial(admin, password_hash=Argon2PasswordHasher().hash(PASSWORD)))
@@ -168,9 +214,9 @@ def _fill(path: Path, agents: int, now: Instant) -> None:
         connection.execute("PRAGMA synchronous = OFF")
         connection.execute("PRAGMA journal_mode = OFF")
         connection.execute("BEGIN")
-        given = {"agents": agents, "today": day_of(now) * MS_PER_DAY, "period": period_of(now)}
-        for statement in _STATEMENTS:
-            connection.execute(statement, given)
+        values = {"agents": agents, "today": day_of(now) * MS_PER_DAY, "period": period_of(now), **given}
+        for statement in statements:
+            connection.execute(statement, values)
         connection.execute("COMMIT")
     finally:
         connection.close()

@@ -7,6 +7,7 @@ body, then the use case. All of that happens in one unit of work, so that what w
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, Final, TypeVar
+from urllib.parse import unquote_to_bytes
 
 import msgspec
 from anyio import to_thread
@@ -43,6 +44,15 @@ class Call:
     def path(self) -> Mapping[str, str]:
         """The parts of the path that vary, by name."""
         return self.request.path_params
+
+    @property
+    def free_text(self) -> str | None:
+        """The last part of the path, in which an encoded slash is as good as any character; None if it is no UTF-8."""
+        raw = self.request.scope["raw_path"].rstrip(b"/").rpartition(b"/")[2]
+        try:
+            return unquote_to_bytes(raw).decode()
+        except UnicodeDecodeError:
+            return None
 
     @property
     def query(self) -> Mapping[str, list[str]]:
@@ -84,13 +94,19 @@ class Call:
         """
         return self.gate.caller(self.presented())
 
-    def agent(self, body_ic_token: str | None = None) -> Callable[[UnitOfWork], AgentIdentity]:
+    def agent(
+        self, body_ic_token: str | None = None, *, settles: bool = False
+    ) -> Callable[[UnitOfWork], AgentIdentity]:
         """Return what tells, in a unit of work, which agent calls, by its IC token in a header or in the body.
+
+        Args:
+            body_ic_token: The one in the body.
+            settles: Whether a value that died lately may come through, to settle its leases.
 
         Raises:
             CredentialError: No IC token, or one that is not genuine.
         """
-        return self.gate.agent(self.presented(body_ic_token))
+        return self.gate.agent(self.presented(body_ic_token), settles=settles)
 
     async def write(self, use_case: UseCase[T]) -> T:
         """Run a use case and return its answer once it is durable."""
@@ -99,6 +115,29 @@ class Call:
     async def see(self, use_case: UseCase[T]) -> T:
         """Run a use case that reads, off the event loop."""
         return await to_thread.run_sync(self.wiring.store.read, use_case)
+
+    async def see_all(
+        self,
+        who: Callable[[UnitOfWork], AgentIdentity | Principal],
+        use_case: UseCase[T],
+        *,
+        agent_id: str | None = None,
+    ) -> T:
+        """Run a use case that shows the state of all agents at this instant.
+
+        What time has done to their leases meanwhile is written first, in units of work that other calls pass between.
+
+        Args:
+            who: Tells who calls; whoever may not look is refused before anything is done for him.
+            use_case: As for `see`.
+            agent_id: The one agent it shows, if it shows only one.
+        """
+        sweeper = self.wiring.sweeper
+        if agent_id is None and await sweeper.is_behind():
+            caller = await self.glance(who)
+            if not isinstance(caller, AgentIdentity):  # an agent sees itself alone
+                await sweeper.catch_up()
+        return await self.see(use_case)
 
     async def glance(self, use_case: UseCase[T]) -> T:
         """Run a use case of a few point reads at once, on the event loop."""

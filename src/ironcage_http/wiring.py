@@ -12,6 +12,7 @@ from ironcage_core.ports.system import Clock
 from ironcage_core.services.key_lending import Sealing
 from ironcage_core.services.token_quotas import TokenCounter
 from ironcage_http.settings import Settings
+from ironcage_http.sweeping import Sweeper
 from ironcage_http.throttle import Throttle
 
 
@@ -33,6 +34,7 @@ class Wiring:
     throttle: Throttle
     denials: RateLimits
     token_counter: TokenCounter
+    sweeper: Sweeper
     nobodys_hash: str = field(repr=False)
     new_refresh_token: Callable[[], str]
     new_api_token: Callable[[], str]

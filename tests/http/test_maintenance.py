@@ -4,7 +4,9 @@ from functools import partial
 
 import pytest
 
+from ironcage_core.domain.idempotency import RememberedAnswer
 from ironcage_core.domain.instants import MS_PER_DAY
+from ironcage_core.domain.reservations import Reservation
 from ironcage_core.ports.storage import UnitOfWork
 from ironcage_http.app import wire
 from ironcage_http.maintenance import PRUNE_LIMIT, _prune
@@ -41,3 +43,22 @@ async def test_a_round_removes_all_usage_whose_days_are_over() -> None:
         assert raw(store, "SELECT sum(completed) FROM usage_hours") == [(1,)]
         assert raw(store, "SELECT sum(completed) FROM usage_days") == [(PRUNE_LIMIT + 4,)]
         assert raw(store, "SELECT kind, count(*) FROM limit_windows GROUP BY kind") == [("requests", 2), ("tokens", 2)]
+
+
+async def test_a_round_forgets_reservations_and_keys_of_long_ago() -> None:
+    """A day after a reservation's time, two days after a request with a key."""
+    with SqliteStore(":memory:", clock=SetClock()) as store:
+        agent_id = store.write(put_agent).id
+
+        def work(uow: UnitOfWork, days: int) -> None:
+            ended = NOON - days * MS_PER_DAY - 1
+            uow.reservations.put(Reservation(agent_id, f"{days}", "lease", 1, "open", ended - 1, ended))
+            uow.remembered_answers.put(RememberedAnswer("scope", f"{days}", "hash", ended, "{}"))
+
+        for days in range(4):
+            store.write(partial(work, days=days))
+
+        await _prune(wire(store, SETTINGS))
+
+        assert raw(store, "SELECT request_id FROM reservations") == [("0",)]
+        assert raw(store, "SELECT key FROM idempotency_keys ORDER BY key") == [("0",), ("1",)]

@@ -32,7 +32,7 @@ from ironcage_http.routes.agent_views import (
     fields_sent,
     names_sent,
 )
-from ironcage_http.routing import Route
+from ironcage_http.routing import PAGED, Route
 from ironcage_http.wire import micros, moment
 
 RUNTIME_STATUSES: Final[tuple[RuntimeStatus, ...]] = get_args(RuntimeStatus)
@@ -101,7 +101,7 @@ async def list_all(call: Call) -> ASGIResponse:
         query.check()
         return list_agents(uow, which, paging, order, descending=descending, principal=principal)
 
-    page = await call.see(run)
+    page = await call.see_all(who, run)
     return listed(page, paging, [agent_view(each) for each in page.rows])
 
 
@@ -195,7 +195,9 @@ ROUTES: Final[tuple[Route, ...]] = (
         example={"name": "worker", "budget": 25},
     ),
     Route(
-        "GET", "/agents", list_all, "List agents: all for an admin, else one's own", action="agents.list", limit="read",
+        "GET", "/agents", list_all, "List agents: all for an admin, else one's own", action="agents.list",
+        query=(*PAGED, "owner_id", "status", "name", "runtime_status", "project_id", "provider_id", "tag"),
+        limit="read",
         answer=AgentView,
     ),
     Route(
@@ -223,6 +225,7 @@ ROUTES: Final[tuple[Route, ...]] = (
     ),
     Route(
         "GET", "/agents/{agent_id}/tokens", list_tokens, "List the API tokens that are bound to an agent",
-        action="agents.list_tokens", limit="read", answer=BoundTokenView, codes=("AGENT_NOT_FOUND", "FORBIDDEN"),
+        action="agents.list_tokens",
+        query=("page", "per_page"), limit="read", answer=BoundTokenView, codes=("AGENT_NOT_FOUND", "FORBIDDEN"),
     ),
 )  # fmt: skip

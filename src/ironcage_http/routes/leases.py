@@ -1,5 +1,6 @@
 """Leases, to look at and to revoke. Never an IP token: that is shown once, to the runtime it was sealed for."""
 
+from collections.abc import Mapping
 from decimal import Decimal
 from typing import Final, get_args
 
@@ -7,7 +8,8 @@ import msgspec
 from litestar.response.base import ASGIResponse
 
 from ironcage_core.domain.leases import Lease, LeaseStatus
-from ironcage_core.domain.texts import text_problem
+from ironcage_core.domain.money import Micros
+from ironcage_core.domain.texts import reason_problem
 from ironcage_core.errors.tree import ValidationError
 from ironcage_core.ports.lists import LeaseFilter, Page
 from ironcage_core.ports.storage import UnitOfWork
@@ -16,10 +18,8 @@ from ironcage_core.services.lease_records import get_lease, list_leases
 from ironcage_core.services.leasing import revoke_leases
 from ironcage_http.calls import Call, answer, listed
 from ironcage_http.queries import Query
-from ironcage_http.routing import Route
+from ironcage_http.routing import PAGED, Route
 from ironcage_http.wire import amount, moment
-
-LONGEST_REASON: Final = 500
 
 
 class LeaseView(msgspec.Struct, frozen=True):
@@ -62,30 +62,31 @@ async def get_leases(call: Call) -> ASGIResponse:
     query.choice("sort", ("-created_at",))  # the one order there is
     paging = query.paging()
 
-    def use_case(uow: UnitOfWork) -> Page[Lease]:
+    def use_case(uow: UnitOfWork) -> tuple[Page[Lease], Mapping[str, Micros]]:
         caller = who(uow)
         query.check()
         scope = scope_of(caller)
         wanted = agent_id or scope.agent_id
         if wanted is not None:
             check_sees(any_agent(uow, wanted), caller)
-        return list_leases(uow, LeaseFilter(wanted, scope.owner_id, status, scope.project_id), paging)
+        page = list_leases(uow, LeaseFilter(wanted, scope.owner_id, status, scope.project_id), paging)
+        return page, uow.reservations.sums([lease.id for lease in page.rows], uow.now)
 
-    page = await call.see(use_case)
-    return listed(page, paging, [lease_view(lease) for lease in page.rows])
+    page, reserved = await call.see_all(who, use_case, agent_id=agent_id)
+    return listed(page, paging, [_view(lease, reserved) for lease in page.rows])
 
 
 async def get_one_lease(call: Call) -> ASGIResponse:
     """Return a lease as it is at this instant."""
     who = call.caller()
 
-    def use_case(uow: UnitOfWork) -> Lease:
+    def use_case(uow: UnitOfWork) -> LeaseView:
         caller = who(uow)
         lease = get_lease(uow, call.path["lease_id"])
         check_sees(any_agent(uow, lease.agent_id), caller)
-        return lease
+        return _view(lease, uow.reservations.sums([lease.id], uow.now))
 
-    return answer(lease_view(await call.see(use_case)))
+    return answer(await call.see(use_case))
 
 
 async def revoke_lease(call: Call) -> ASGIResponse:
@@ -93,22 +94,21 @@ async def revoke_lease(call: Call) -> ASGIResponse:
     who = call.user()
     body = call.read(RevokeBody, may_be_empty=True)
 
-    def use_case(uow: UnitOfWork) -> Lease:
+    def use_case(uow: UnitOfWork) -> LeaseView:
         principal = who(uow)
         body.check_syntax()
         lease = get_lease(uow, call.path["lease_id"])
         check_sees(any_agent(uow, lease.agent_id), principal)
         reason = body.value().reason
-        if reason is not None and (problem := text_problem(reason, longest=LONGEST_REASON)):
+        if problem := reason_problem(reason):
             raise ValidationError({"reason": problem})
         revoke_leases(uow, [lease.id], reason="manual", actor=principal.actor)
-        return get_lease(uow, lease.id)
+        return _view(get_lease(uow, lease.id), {})
 
-    return answer(lease_view(await call.write(use_case)))
+    return answer(await call.write(use_case))
 
 
-def lease_view(lease: Lease) -> LeaseView:
-    """Return a lease as callers see it."""
+def _view(lease: Lease, reserved: Mapping[str, Micros]) -> LeaseView:
     return LeaseView(
         id=lease.id,
         agent_id=lease.agent_id,
@@ -120,7 +120,7 @@ def lease_view(lease: Lease) -> LeaseView:
         returned=amount(lease.returned),
         reclaimed=amount(lease.reclaimed),
         held=amount(lease.held),
-        reserved=amount(0),
+        reserved=amount(reserved.get(lease.id, 0)),
         runtime_id=lease.runtime_id,
         provider=lease.provider,
         provider_key_id=lease.provider_key_id,
@@ -136,6 +136,7 @@ def lease_view(lease: Lease) -> LeaseView:
 ROUTES: Final = (
     Route(
         "GET", "/budget/leases", get_leases, "Leases, newest first", answer=LeaseView, action="budget.read",
+        query=(*PAGED, "agent_id", "status"),
         codes=("AGENT_NOT_FOUND", "FORBIDDEN"),
     ),
     Route(

@@ -14,7 +14,7 @@ from ironcage_core.services.allocations import list_entries
 from ironcage_core.services.lease_records import get_lease
 from ironcage_http.calls import Call, listed
 from ironcage_http.queries import Query
-from ironcage_http.routing import Route
+from ironcage_http.routing import PAGED, Route
 from ironcage_http.wire import amount, moment
 
 
@@ -59,7 +59,7 @@ async def get_ledger(call: Call) -> ASGIResponse:
         which = EntryFilter(agent_id, scope.owner_id, lease_id, kind, since, until, scope.project_id)
         return list_entries(uow, which, paging)
 
-    page = await call.see(use_case)
+    page = await call.see_all(who, use_case, agent_id=agent_id)
     return listed(page, paging, [entry_view(entry) for entry in page.rows])
 
 
@@ -87,6 +87,7 @@ def entry_view(entry: Entry) -> EntryView:
 ROUTES: Final = (
     Route(
         "GET", "/budget/ledger", get_ledger, "Ledger entries, newest first", action="budget.read_ledger",
+        query=(*PAGED, "agent_id", "lease_id", "kind", "from", "to"),
         answer=EntryView, codes=("AGENT_NOT_FOUND", "LEASE_NOT_FOUND", "FORBIDDEN"),
     ),
 )  # fmt: skip

@@ -23,7 +23,7 @@ class SqliteLeases:
     """Implements `Leases`."""
 
     def __init__(self, session: Session, agents: Pending) -> None:
-        self._table: Table[Lease] = Table(
+        self.table: Table[Lease] = Table(
             session, "leases", Lease, constant=CONSTANT, indexed=("due_at", "successor_id")
         )
         self._counts = Tally(session, "lease_counts", ("agent_id", "status"), "n")
@@ -38,11 +38,11 @@ class SqliteLeases:
 
     def find(self, lease_id: str) -> Lease | None:
         """Return the lease with this id."""
-        return self._table.get(lease_id)
+        return self.table.get(lease_id)
 
     def put(self, lease: Lease) -> None:
         """Store the lease, new or changed."""
-        before = self._table.get(lease.id)
+        before = self.table.get(lease.id)
         if before is None or before.status != lease.status:
             self._count(lease, 1)
             if before is not None:
@@ -52,7 +52,7 @@ class SqliteLeases:
             self._lowest_put[agent_id] = min(due_at, self._lowest_put.get(agent_id, due_at))
             if agent_id in self._next_due:
                 self._next_due[agent_id] = min(due_at, self._next_due[agent_id])
-        self._table.put(lease)
+        self.table.put(lease)
 
     def _count(self, lease: Lease, delta: int) -> None:
         self._counts.add((lease.agent_id, lease.status), delta)
@@ -65,7 +65,7 @@ class SqliteLeases:
             next_due = self._load_next_due(agent_id)
         if now < next_due:
             return ()
-        due = self._table.rows("leases WHERE agent_id = ? AND due_at <= ? ORDER BY due_at, id", (agent_id, now))
+        due = self.table.known_rows("leases WHERE agent_id = ? AND due_at <= ? ORDER BY due_at, id", (agent_id, now))
         self._next_due.pop(agent_id, None)
         return due
 
@@ -78,19 +78,19 @@ class SqliteLeases:
 
     def due(self, now: Instant, limit: int) -> Sequence[Lease]:
         """Return at most `limit` leases of all agents that time has changed by `now`, earliest first."""
-        return self._table.rows("leases WHERE due_at <= ? ORDER BY due_at LIMIT ?", (now, limit))
+        return self.table.known_rows("leases WHERE due_at <= ? ORDER BY due_at LIMIT ?", (now, limit))
 
     def open_of(self, agent_id: str) -> Sequence[Lease]:
         """Return the agent's active and expired leases, oldest first."""
         where = "leases WHERE agent_id = ? AND due_at IS NOT NULL"
-        found = self._table.unsettled_rows(
+        found = self.table.unsettled_rows(
             where, (agent_id,), lambda lease: lease.agent_id == agent_id and lease.due_at is not None
         )
         return sorted(found, key=attrgetter("id"))
 
     def open_on_key(self, provider_key_id: str) -> Sequence[Lease]:
         """Return the active and expired leases on a provider key, of all agents, oldest first."""
-        return self._table.rows(
+        return self.table.rows(
             "leases WHERE provider_key_id = ? AND due_at IS NOT NULL ORDER BY id", (provider_key_id,)
         )
 
@@ -101,16 +101,17 @@ class SqliteLeases:
         of = "JOIN agents a ON a.id = l.agent_id" if needs_agents else ""
         names = ", ".join(f"l.{column}" for column in Lease._fields)
         sql = f"SELECT {names} FROM leases l {of} WHERE {where} ORDER BY l.id DESC LIMIT ? OFFSET ?"
-        cursor = self._session.query(sql, (*parameters, paging.per_page, paging.offset), self._table, self._agents)
+        cursor = self._session.query(sql, (*parameters, paging.per_page, paging.offset), self.table, self._agents)
         rows = [Lease._make(row) for row in cursor]
         table = "lease_totals" if which == LeaseFilter(status=which.status) else "lease_counts"
         sql = f"SELECT coalesce(sum(n), 0) FROM {table} l {of} WHERE {where}"
-        (total,) = self._session.query(sql, parameters, self._counts).fetchone()
+        reads = (self._counts, self._totals, self._agents)
+        (total,) = self._session.query(sql, parameters, *reads).fetchone()
         return Page(rows, total)
 
     def of_agent(self, agent_id: str) -> Iterator[Lease]:
         """Yield every lease of the agent, by id."""
-        yield from self._table.rows("leases WHERE agent_id = ? ORDER BY id", (agent_id,))
+        yield from self.table.rows("leases WHERE agent_id = ? ORDER BY id", (agent_id,))
 
     def counts(self) -> Mapping[tuple[str, str], tuple[int, int]]:
         """Return (maintained, counted) for each (agent_id, status); '*' stands for all agents."""
@@ -119,7 +120,7 @@ class SqliteLeases:
             UNION ALL SELECT agent_id, status, 0, 1 FROM leases
             UNION ALL SELECT '*', status, n, 0 FROM lease_totals
             UNION ALL SELECT '*', status, 0, 1 FROM leases) GROUP BY agent_id, status"""
-        cursor = self._session.query(sql, (), self._table, self._counts)
+        cursor = self._session.query(sql, (), self.table, self._counts, self._totals)
         return {(agent_id, status): (kept, counted) for agent_id, status, kept, counted in cursor}
 
     def drop(self) -> None:
