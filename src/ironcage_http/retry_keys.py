@@ -34,7 +34,7 @@ def retry_key(call: Call, caller: AgentIdentity | Principal) -> RetryKey | None:
     if not _FORM.fullmatch(key):
         raise ValidationError({"Idempotency-Key": "must have 1 to 200 visible ASCII characters without blanks"})
     who = caller.agent_id if isinstance(caller, AgentIdentity) else caller.user_id
-    path = call.request.url.path.removeprefix("/api").removeprefix("/v1")
+    path = call.request.url.path.removeprefix("/api").removeprefix("/v1").rstrip("/")
     return RetryKey(f"{who} {call.gate.route.method} {path}", key, _hash(call.raw))
 
 

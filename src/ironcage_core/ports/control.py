@@ -11,11 +11,16 @@ from ironcage_core.domain.idempotency import RememberedAnswer
 from ironcage_core.domain.instants import Instant
 from ironcage_core.domain.money import Micros
 from ironcage_core.domain.reservations import Reservation
+from ironcage_core.domain.settlements import Settlement
 from ironcage_core.ports.lists import Page, Paging, RequestFilter, RequestOrder
 
 
 class Reservations(Protocol):
     """What runtimes have set aside on their leases, ended reservations included."""
+
+    def expect(self, agent_id: str, request_ids: Sequence[str]) -> None:
+        """Say that the reservations of these calls will be asked for, so that they can be fetched together."""
+        ...
 
     def find(self, agent_id: str, request_id: str) -> Reservation | None:
         """Return the reservation of a call."""
@@ -65,12 +70,12 @@ class DeadTokens(Protocol):
         """Remember when a value dies; one that was to die earlier does so."""
         ...
 
-    def settled(self, lease_id: str) -> Micros:
-        """Return what dead values have settled on a lease."""
+    def settlement(self, lease_id: str) -> Settlement | None:
+        """Return what a dead value has settled on a lease, and may; None before the first time."""
         ...
 
-    def add_settled(self, lease_id: str, amount: Micros) -> None:
-        """Count what a dead value has settled."""
+    def put_settlement(self, settlement: Settlement) -> None:
+        """Store the settlement, new or grown."""
         ...
 
 

@@ -12,6 +12,7 @@ from ironcage_core.domain.ledger import EntryKind
 from ironcage_core.errors.faults import InvariantViolationError
 from ironcage_core.ports.storage import UnitOfWork
 from ironcage_core.services.posting import post_to_lease
+from ironcage_core.services.reservation_ends import release_reservations
 
 
 def catch_up(uow: UnitOfWork, agent_id: str) -> None:
@@ -71,7 +72,7 @@ def end_lease(
     reason: str | None = None,
     successor_id: str | None = None,
 ) -> Lease:
-    """Give back what the lease holds and end it.
+    """Give back what the lease holds, release what is set aside on it, and end it.
 
     Args:
         uow: The open unit of work.
@@ -89,6 +90,7 @@ def end_lease(
     if successor_id:
         ended = ended._replace(successor_id=successor_id)
     uow.leases.put(ended)
+    release_reservations(uow, ended.id)
     announce_end(uow, ended, "lease_revoked" if ended.status == "revoked" else "lease_closed")
     return ended
 

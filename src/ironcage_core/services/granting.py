@@ -38,13 +38,16 @@ class Granted:
 
 @dataclass(frozen=True, slots=True)
 class Headroom:
-    """What a grant may take: the lower of two brakes, in micro-USD. `cap` None means the owner has none."""
+    """What a grant may take: the lower of two brakes, in micro-USD.
+
+    `cap` None means the owner has none; then nothing is read of his bank.
+    """
 
     remaining: Micros
-    bank_available: Micros | None
-    bank_spent: Micros
-    bank_held: Micros
-    cap: Micros | None
+    bank_available: Micros | None = None
+    bank_spent: Micros = 0
+    bank_held: Micros = 0
+    cap: Micros | None = None
 
     @property
     def amount(self) -> Micros:
@@ -70,13 +73,17 @@ def check_requested(requested: Micros | None, policy: LeasePolicy) -> Micros:
     return requested
 
 
-def check_may_call(identity: AgentIdentity) -> None:
-    """Refuse a token without `llm:call`.
+def check_may_call(identity: AgentIdentity, *, settles: bool = False) -> None:
+    """Refuse a token without `llm:call`, and a value that is dead, unless it is about to settle.
 
     Raises:
-        InsufficientScopeError: It is missing.
+        InvalidTokenError: It is dead, and this is nothing that settles; or dead and not permitted to call.
+        InsufficientScopeError: The permission is missing.
     """
-    if "llm:call" not in identity.permissions:
+    is_permitted = "llm:call" in identity.permissions
+    if identity.died_at is not None and not (settles and is_permitted):
+        raise InvalidTokenError
+    if not is_permitted:
         raise InsufficientScopeError("The IC token lacks a permission", required="llm:call")
 
 
@@ -122,16 +129,20 @@ def owners_headroom(uow: UnitOfWork, user_id: str, remaining: Micros = 0) -> Hea
     """
     limit = uow.limits.find_of(user_id)
     cap = limit.max_cost_per_month if limit else None
+    if cap is None:
+        return Headroom(remaining)
     spent = uow.banks.spent(user_id, period_of(uow.now))
     held = uow.banks.held(user_id)
-    return Headroom(remaining, None if cap is None else cap - spent - held, spent, held, cap)
+    return Headroom(remaining, cap - spent - held, spent, held, cap)
 
 
 def refuse_for_money(uow: UnitOfWork, agent: Agent, room: Headroom) -> BudgetExceededError:
     """Return the refusal that names the tighter brake, its numbers in micro-USD and when money may return."""
     if room.short_of == "agent":
         balance = balance_of(uow, agent.id)
-        frees = [lease.changes_at for lease in uow.leases.open_of(agent.id) if lease.held and lease.changes_at]
+        frees = []
+        if balance.remaining + balance.held > 0:  # else nothing is left, even when all that is lent has come back
+            frees = [lease.frees_at for lease in uow.leases.open_of(agent.id) if lease.held and lease.frees_at]
         return BudgetExceededError(
             "The agent's budget is used up",
             scope="agent",

@@ -4,6 +4,7 @@ from dataclasses import dataclass
 
 from ironcage_core.domain.agents import Agent
 from ironcage_core.domain.ic_tokens import AgentIdentity
+from ironcage_core.domain.idempotency import RetryKey
 from ironcage_core.domain.instants import MS_PER_S
 from ironcage_core.domain.leases import DEFAULT_POLICY, LeasePolicy
 from ironcage_core.domain.money import Micros
@@ -25,6 +26,7 @@ from ironcage_core.services.granting import (
     remember_release,
 )
 from ironcage_core.services.key_lending import Sealing, pick_key, seal_for
+from ironcage_core.services.lease_replays import granted_before, remember_grant
 from ironcage_core.services.limit_gate import check_counted_limits, check_project_month
 from ironcage_core.services.posting import balance_of
 from ironcage_core.services.runtime_states import note_runtime_event
@@ -48,16 +50,20 @@ def handshake(
     *,
     sealing: Sealing,
     policy: LeasePolicy = DEFAULT_POLICY,
+    retry: RetryKey | None = None,
 ) -> Granted:
     """Lend the agent a tranche of its budget.
 
-    A handshake with the runtime id of an open lease supersedes that lease, so a retry never holds money twice.
+    A handshake with the runtime id of an open lease supersedes that lease, so a retry never holds money twice; a retry
+    with the key of the first request gets its lease again.
     Everything that can fail fails before the first movement of money, or undoes it with the unit of work.
 
     Raises:
         InsufficientScopeError: The token lacks `llm:call`.
         ValidationError: A field breaks its rule.
         AgentInactiveError, OwnerSuspendedError: No new money for this agent.
+        IdempotencyKeyReusedError: The key was used for another request.
+        LeaseExpiredError, LeaseClosedError, LeaseRevokedError: The lease of the first request is over.
         UnsupportedProviderError, NoProviderAssignedError, ProviderNotFoundError, InvalidProviderIdError,
         ProviderKeyMismatchError, ProviderKeyDisabledError: No key to lend.
         CryptoUnavailableError, SecretUnreadableError: The key cannot be opened.
@@ -73,6 +79,9 @@ def handshake(
     agent = agent_of(uow, identity)
     catch_up(uow, agent.id)
     check_may_receive(uow, agent)
+    before = granted_before(uow, identity, retry, sealing)
+    if before is not None:
+        return before
     key = pick_key(uow, agent.id, provider=request.provider, key_id=request.provider_key_id)
     lease_id = uow.new_id("lease")
     ip_token = seal_for(sealing, key, identity, lease_id)
@@ -90,6 +99,7 @@ def handshake(
     remember_release(uow, identity, key, lease, "LEASE_GRANTED")
     announce_grant(uow, lease, amount, "lease_granted")
     note_runtime_event(uow, agent, "handshake")
+    remember_grant(uow, retry, lease)
     return Granted(lease, balance_of(uow, agent.id), key.base_url, amount, 0, ip_token=ip_token)
 
 

@@ -4,6 +4,7 @@ from dataclasses import dataclass
 
 from ironcage_core.domain.ic_tokens import AgentIdentity
 from ironcage_core.domain.ids import is_id
+from ironcage_core.domain.leases import Lease
 from ironcage_core.domain.providers import KNOWN_PROVIDERS, ProviderKey
 from ironcage_core.errors.resources import (
     InvalidProviderIdError,
@@ -52,6 +53,20 @@ def pick_key(uow: UnitOfWork, agent_id: str, *, provider: str | None, key_id: st
     if provider is not None and named.provider != provider:
         raise ProviderKeyMismatchError("The provider key belongs to another provider")
     return check_enabled(named)
+
+
+def key_of(uow: UnitOfWork, lease: Lease) -> ProviderKey:
+    """Return the key that a lease was granted with.
+
+    Raises:
+        NoProviderAssignedError: It is not assigned to the agent any more.
+        ProviderKeyDisabledError: It is disabled.
+    """
+    assigned = uow.provider_keys.assigned_to(lease.agent_id)
+    key = next((key for key in assigned if key.id == lease.provider_key_id), None)
+    if key is None:
+        raise NoProviderAssignedError("The provider key of the lease is not assigned to the agent any more")
+    return check_enabled(key)
 
 
 def check_enabled(key: ProviderKey) -> ProviderKey:

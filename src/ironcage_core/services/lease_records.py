@@ -1,9 +1,9 @@
-"""Lease records: finding the lease that a use case is about, and listing leases as they are at this instant."""
+"""Lease records: finding the lease that a use case is about, what its state refuses, and lists of leases as of now."""
 
 from ironcage_core.domain.ids import is_id
 from ironcage_core.domain.leases import Lease
-from ironcage_core.errors.money import LeaseNotFoundError
-from ironcage_core.errors.tree import ForbiddenError
+from ironcage_core.errors.money import LeaseClosedError, LeaseExpiredError, LeaseNotFoundError, LeaseRevokedError
+from ironcage_core.errors.tree import ForbiddenError, RefusalError
 from ironcage_core.ports.lists import LeaseFilter, Page, Paging
 from ironcage_core.ports.storage import UnitOfWork
 from ironcage_core.services.expiry import catch_up, catch_up_selected
@@ -30,6 +30,20 @@ def effective(uow: UnitOfWork, lease: Lease) -> Lease:
             raise LeaseNotFoundError("A lease lost its successor", lease_id=lease.id)
         lease = successor
     return lease
+
+
+def state_refusal(lease: Lease) -> RefusalError:
+    """Return the refusal of a lease that is not active any more; the runtime is to handshake again.
+
+    Source: contract budget.md 2, table of calls and states.
+    """
+    if lease.status == "revoked":
+        return LeaseRevokedError("The lease was revoked", reason=lease.status_reason)
+    if "expired" in {lease.status, lease.status_reason}:
+        return LeaseExpiredError("The lease has expired")
+    if lease.successor_id:
+        return LeaseClosedError("The lease was refreshed", successor_lease_id=lease.successor_id)
+    return LeaseClosedError(f"The lease was {lease.status_reason}")
 
 
 def get_lease(uow: UnitOfWork, lease_id: str) -> Lease:

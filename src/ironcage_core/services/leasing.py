@@ -2,18 +2,17 @@
 
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Final, Literal
 
 from ironcage_core.domain.audit import Actor, AuditNote
 from ironcage_core.domain.ic_tokens import AgentIdentity
+from ironcage_core.domain.idempotency import Result, RetryKey
 from ironcage_core.domain.leases import DEFAULT_POLICY, Lease, LeasePolicy, kept_alive
 from ironcage_core.domain.ledger import Balance
 from ironcage_core.domain.money import Micros, format_usd
-from ironcage_core.domain.providers import ProviderKey
-from ironcage_core.errors.money import LeaseClosedError, LeaseExpiredError, LeaseRevokedError
-from ironcage_core.errors.resources import NoProviderAssignedError
-from ironcage_core.errors.tree import RefusalError, ValidationError
+from ironcage_core.errors.tree import ValidationError
 from ironcage_core.ports.storage import UnitOfWork
+from ironcage_core.services.alerts import tell_levels
 from ironcage_core.services.expiry import catch_up, end_lease
 from ironcage_core.services.granting import (
     Granted,
@@ -24,14 +23,17 @@ from ironcage_core.services.granting import (
     check_requested,
     headroom,
     open_lease,
-    remember_credential,
     remember_release,
 )
-from ironcage_core.services.key_lending import Sealing, check_enabled, seal_for
+from ironcage_core.services.key_lending import Sealing, key_of, seal_for
 from ironcage_core.services.lease_records import effective, get_lease, own_lease
+from ironcage_core.services.lease_replays import granted_before, refreshed_before, remember_grant
 from ironcage_core.services.limit_gate import check_counted_limits, project_month
 from ironcage_core.services.posting import balance_of, post_to_lease
+from ironcage_core.services.reservation_ends import move_reservations
+from ironcage_core.services.retries import remember, what_it_did
 from ironcage_core.services.runtime_states import note_runtime_event
+from ironcage_core.services.settlement import check_may_return
 
 DenialReason = Literal["total_budget_exhausted", "monthly_cap_reached"]
 
@@ -46,14 +48,19 @@ class Denied:
 
 @dataclass(frozen=True, slots=True)
 class Returned:
-    """The outcome of a return, in micro-USD; `discrepancy` is server minus client before reconciling."""
+    """The outcome of a return, in micro-USD; `discrepancy` is server minus client before reconciling.
+
+    `final_spent` is what the lease had spent when it was answered first.
+    """
 
     lease: Lease
     balance: Balance
     returned: Micros
+    final_spent: Micros
     discrepancy: Micros
     already_closed: bool
     successor_id: str | None
+    replayed: bool = False
 
 
 def refresh(
@@ -64,6 +71,7 @@ def refresh(
     *,
     sealing: Sealing,
     policy: LeasePolicy = DEFAULT_POLICY,
+    retry: RetryKey | None = None,
 ) -> Granted | Denied:
     """Put a new lease in the place of one that runs low; what the old one held rolls over.
 
@@ -76,9 +84,11 @@ def refresh(
         requested: New money in micro-USD; None takes the default.
         sealing: Opens and seals the provider key.
         policy: The operator's rules.
+        retry: The key that makes retries of this request one request.
 
     Raises:
         InsufficientScopeError, LeaseNotFoundError, ForbiddenError, ValidationError: As they say.
+        IdempotencyKeyReusedError: The key was used for another request.
         LeaseExpiredError, LeaseClosedError, LeaseRevokedError: The lease is over; handshake again.
         AgentInactiveError, OwnerSuspendedError: No new money for this agent.
         ProviderKeyDisabledError, NoProviderAssignedError: The lease's key is gone.
@@ -91,11 +101,14 @@ def refresh(
     amount = check_requested(requested, policy)
     catch_up(uow, identity.agent_id)
     old = own_lease(uow, identity.agent_id, lease_id)
+    before = granted_before(uow, identity, retry, sealing)
+    if before is not None:
+        return before
     if not old.is_open:
-        return _replay(uow, identity, old, sealing)
+        return refreshed_before(uow, identity, old, sealing)
     agent = agent_of(uow, identity)
     check_may_receive(uow, agent)
-    key = _key_of(uow, old)
+    key = key_of(uow, old)
     new_id = uow.new_id("lease")
     ip_token = seal_for(sealing, key, identity, new_id)
     check_counted_limits(uow, agent.owner_id, agent.project_id)
@@ -107,6 +120,7 @@ def refresh(
     if new_money <= 0:
         return _deny(uow, old, "total_budget_exhausted" if room.short_of == "agent" else "monthly_cap_reached")
     rolled_over = old.held if same_bank else 0
+    move_reservations(uow, old.id, new_id)
     end_lease(uow, old, "refreshed", "return", actor=agent.id, successor_id=new_id)
     lease = open_lease(
         uow, agent, identity, key,
@@ -115,6 +129,7 @@ def refresh(
     )  # fmt: skip
     remember_release(uow, identity, key, lease, "LEASE_REFRESHED")
     announce_grant(uow, lease, new_money, "lease_refreshed")
+    remember_grant(uow, retry, lease)
     return Granted(lease, balance_of(uow, agent.id), key.base_url, new_money, rolled_over, ip_token=ip_token)
 
 
@@ -129,50 +144,14 @@ def note_runtime_numbers(
     lease = own_lease(uow, identity.agent_id, lease_id)
     told = {"remaining_micros": (remaining, lease.held), "spent_micros": (spent, lease.total_spent)}
     differing = {name: list(pair) for name, pair in told.items() if pair[0] is not None and pair[0] != pair[1]}
-    if differing:  # reports may be under way
+    if differing and lease.is_open:  # reports may be under way; a retry tells of a lease that is over
         note = AuditNote("BUDGET_DISCREPANCY", "budget", "lease", lease.id, identity.actor, metadata=differing)
         uow.audit.append(note)
-
-
-def _key_of(uow: UnitOfWork, lease: Lease) -> ProviderKey:
-    assigned = uow.provider_keys.assigned_to(lease.agent_id)
-    key = next((key for key in assigned if key.id == lease.provider_key_id), None)
-    if key is None:
-        raise NoProviderAssignedError("The provider key of the lease is not assigned to the agent any more")
-    return check_enabled(key)
 
 
 def _deny(uow: UnitOfWork, lease: Lease, reason: DenialReason) -> Denied:
     uow.leases.put(kept_alive(lease, uow.now))
     return Denied(reason, balance_of(uow, lease.agent_id))
-
-
-def _replay(uow: UnitOfWork, identity: AgentIdentity, old: Lease, sealing: Sealing) -> Granted:
-    successor = uow.leases.find(old.successor_id) if old.successor_id else None
-    if successor is None or not successor.is_open or successor.reports:
-        raise _state_refusal(old)
-    key = _key_of(uow, successor)
-    ip_token = seal_for(sealing, key, identity, successor.id)
-    remember_credential(uow, identity, key, successor)
-    return Granted(
-        successor,
-        balance_of(uow, old.agent_id),
-        key.base_url,
-        successor.granted - successor.rolled_over,
-        successor.rolled_over,
-        replayed=True,
-        ip_token=ip_token,
-    )
-
-
-def _state_refusal(lease: Lease) -> RefusalError:
-    if lease.status == "revoked":
-        return LeaseRevokedError("The lease was revoked", reason=lease.status_reason)
-    if lease.status_reason == "expired":
-        return LeaseExpiredError("The lease has expired")
-    if lease.successor_id:
-        return LeaseClosedError("The lease was refreshed", successor_lease_id=lease.successor_id)
-    return LeaseClosedError(f"The lease was {lease.status_reason}")
 
 
 def return_lease(
@@ -182,6 +161,7 @@ def return_lease(
     final_spent: Micros | None = None,
     *,
     policy: LeasePolicy = DEFAULT_POLICY,
+    retry: RetryKey | None = None,
 ) -> Returned:
     """Close a lease and give what it still holds back to the agent's budget. Asking again changes nothing.
 
@@ -191,18 +171,25 @@ def return_lease(
         lease_id: The lease; if it was refreshed, its last successor is closed.
         final_spent: Total cost the runtime knows of, in micro-USD; what the books lack is booked. None trusts them.
         policy: The operator's rules.
+        retry: The key that makes retries of this request one request.
 
     Raises:
         InsufficientScopeError, LeaseNotFoundError, ForbiddenError: As they say.
+        InvalidTokenError: The token's value is dead, and the lease was not revoked with it.
+        IdempotencyKeyReusedError: The key was used for another request.
         ValidationError: `final_spent` is negative or implausibly far above the books.
 
     Source: protocol 005 message 6; contract budget.md 1.3 and 5.4.
     """
-    check_may_call(identity)
+    check_may_call(identity, settles=True)
+    check_may_return(uow, identity, lease_id)
     if final_spent is not None and (type(final_spent) is not int or final_spent < 0):
         raise ValidationError({"final_spent_usd": "must be 0 or more"})
     catch_up(uow, identity.agent_id)
     named = own_lease(uow, identity.agent_id, lease_id)
+    done = what_it_did(uow, retry)
+    if done is not None:
+        return _returned_before(uow, identity, done)
     lease = effective(uow, named)
     is_named = lease.id == named.id
     already_closed = not lease.is_open
@@ -215,15 +202,32 @@ def return_lease(
             }
         )
     if not already_closed:
-        lease = _close(uow, lease, identity, unreported=max(0, -discrepancy), discrepancy=discrepancy)
-    return Returned(
+        unreported = max(0, -discrepancy)
+        lease = _close(uow, lease, identity, unreported=unreported, discrepancy=discrepancy)
+        if unreported:
+            tell_levels(uow, lease.agent_id, levels=policy.alert_levels, bank_user_ids=(lease.bank_user_id,))
+    returned = Returned(
         lease=lease,
         balance=balance_of(uow, lease.agent_id),
         returned=lease.returned + lease.reclaimed,
+        final_spent=lease.total_spent,
         discrepancy=discrepancy,
         already_closed=already_closed,
         successor_id=None if is_named else lease.id,
     )
+    if not already_closed:
+        remember(uow, retry, {"lease_id": lease.id} | {name: getattr(returned, name) for name in _RETURN_RESULT})
+    return returned
+
+
+_RETURN_RESULT: Final = ("returned", "final_spent", "discrepancy", "already_closed", "successor_id")
+"""What a retry of a return is told again; the balance is the one of its own time."""
+
+
+def _returned_before(uow: UnitOfWork, identity: AgentIdentity, done: Result) -> Returned:
+    lease = own_lease(uow, identity.agent_id, done["lease_id"])
+    told = {name: done[name] for name in _RETURN_RESULT}
+    return Returned(lease=lease, balance=balance_of(uow, lease.agent_id), replayed=True, **told)
 
 
 def _discrepancy(lease: Lease, final_spent: Micros | None) -> Micros:

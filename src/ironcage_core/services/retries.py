@@ -5,7 +5,7 @@ Source: contract budget.md 3.
 
 import json
 
-from ironcage_core.domain.idempotency import RememberedAnswer, Result, RetryKey
+from ironcage_core.domain.idempotency import KEPT_FOR, RememberedAnswer, Result, RetryKey
 from ironcage_core.errors.money import IdempotencyKeyReusedError
 from ironcage_core.ports.storage import UnitOfWork
 
@@ -32,3 +32,8 @@ def remember(uow: UnitOfWork, retry: RetryKey | None, result: Result) -> None:
     if retry is not None:
         text = json.dumps(result, separators=(",", ":"))
         uow.remembered_answers.put(RememberedAnswer(retry.scope, retry.key, retry.body_hash, uow.now, text))
+
+
+def forget_answers(uow: UnitOfWork, *, limit: int) -> int:
+    """Drop at most `limit` answers whose retries would have come long ago and return how many it were."""
+    return uow.remembered_answers.forget(uow.now - KEPT_FOR, limit)

@@ -19,11 +19,12 @@ from ironcage_core.services.granting import Granted, check_requested
 from ironcage_core.services.handshake import HandshakeRequest, handshake
 from ironcage_core.services.leasing import Denied, Returned, note_runtime_numbers, refresh, return_lease
 from ironcage_core.services.posting import balance_of
+from ironcage_core.services.settlement import check_may_return
 from ironcage_http.calls import NO_STORE, Call, answer
+from ironcage_http.retry_keys import REPLAYED, retry_key
 from ironcage_http.routing import Route
 from ironcage_http.runtimes import as_agent
 from ironcage_http.wire import amount, moment
-from ironcage_http.wiring import Wiring
 
 _SEMVER: Final = re.compile(r"(0|[1-9]\d*)\.(0|[1-9]\d*)\.(0|[1-9]\d*)(-[0-9A-Za-z.-]+)?(\+[0-9A-Za-z.-]+)?")
 
@@ -113,7 +114,7 @@ class ReturnView(msgspec.Struct, frozen=True, omit_defaults=True):
 async def shake_hands(call: Call) -> ASGIResponse:
     """Lend a tranche of the agent's budget."""
     body = call.read(HandshakeBody, may_be_empty=True)
-    granted = await as_agent(call, body, partial(_handshake, wiring=call.wiring))
+    granted = await as_agent(call, body, partial(_handshake, call=call))
     lease, balance = granted.lease, granted.balance
     return answer(
         HandshakeView(
@@ -129,11 +130,15 @@ async def shake_hands(call: Call) -> ASGIResponse:
             refresh_threshold=amount(REFRESH_THRESHOLD),
             base_url=granted.base_url,
         ),
-        headers=NO_STORE,
+        headers=_headers(granted),
     )
 
 
-def _handshake(uow: UnitOfWork, identity: AgentIdentity, body: HandshakeBody, *, wiring: Wiring) -> Granted:
+def _headers(granted: Granted) -> dict[str, str]:
+    return {**NO_STORE, **(REPLAYED if granted.replayed else {})}
+
+
+def _handshake(uow: UnitOfWork, identity: AgentIdentity, body: HandshakeBody, *, call: Call) -> Granted:
     if body.runtime_version is not None and not _SEMVER.fullmatch(body.runtime_version):
         raise ValidationError({"runtime_version": "must be a semantic version such as 1.2.3"})
     request = HandshakeRequest(
@@ -143,12 +148,13 @@ def _handshake(uow: UnitOfWork, identity: AgentIdentity, body: HandshakeBody, *,
         runtime_id=body.runtime_id,
         ttl_s=body.lease_ttl_seconds,
     )
-    return handshake(uow, identity, request, sealing=wiring.sealing, policy=wiring.settings.leases)
+    wiring, retry = call.wiring, retry_key(call, identity)
+    return handshake(uow, identity, request, sealing=wiring.sealing, policy=wiring.settings.leases, retry=retry)
 
 
 async def refresh_lease(call: Call) -> ASGIResponse:
     """Replace a lease that runs low."""
-    outcome = await as_agent(call, call.read(RefreshBody), partial(_refresh, wiring=call.wiring))
+    outcome = await as_agent(call, call.read(RefreshBody), partial(_refresh, call=call))
     if isinstance(outcome, Denied):
         return answer(RefreshView(status="denied", reason=outcome.reason, **_totals(outcome.balance)))
     granted, previous = outcome
@@ -163,23 +169,22 @@ async def refresh_lease(call: Call) -> ASGIResponse:
         expires_at=moment(granted.lease.expires_at),
         ip_token=granted.ip_token,
     )
-    replayed = {"Idempotent-Replayed": "true"} if granted.replayed else {}
-    return answer(view, headers={**NO_STORE, **replayed})
+    return answer(view, headers=_headers(granted))
 
 
 def _refresh(
-    uow: UnitOfWork, identity: AgentIdentity, body: RefreshBody, *, wiring: Wiring
+    uow: UnitOfWork, identity: AgentIdentity, body: RefreshBody, *, call: Call
 ) -> tuple[Granted, str] | Denied:
     lease_id = _lease_of(body)
     requested = _usd(body.requested_budget, "requested_budget")
     remaining = _usd(body.current_remaining, "current_remaining")
     spent = _usd(body.total_spent, "total_spent")
-    policy = wiring.settings.leases
+    policy, retry = call.wiring.settings.leases, retry_key(call, identity)
     check_requested(requested, policy)
     note_runtime_numbers(uow, identity, lease_id, remaining=remaining, spent=spent)
     if body.budget_id is not None and body.budget_id != balance_of(uow, identity.agent_id).budget_id:
         raise ForbiddenError("The budget belongs to another agent")
-    outcome = refresh(uow, identity, lease_id, requested, sealing=wiring.sealing, policy=policy)
+    outcome = refresh(uow, identity, lease_id, requested, sealing=call.wiring.sealing, policy=policy, retry=retry)
     return outcome if isinstance(outcome, Denied) else (outcome, lease_id)
 
 
@@ -201,34 +206,36 @@ def _totals(balance: Balance) -> dict[str, Any]:
 
 async def return_rest(call: Call) -> ASGIResponse:
     """Close a lease and take back what it holds."""
-    named, returned = await as_agent(call, call.read(ReturnBody), partial(_return, wiring=call.wiring))
+    named, returned = await as_agent(call, call.read(ReturnBody), partial(_return, call=call), settles=True)
     return answer(
         ReturnView(
             success=True,
             lease_id=named,
             returned_usd=amount(returned.returned),
-            final_spent_usd=amount(returned.lease.total_spent),
+            final_spent_usd=amount(returned.final_spent),
             agent_budget_remaining_usd=amount(returned.balance.remaining),
             lease_status=returned.lease.status,
             already_closed=returned.already_closed,
             discrepancy_usd=amount(returned.discrepancy),
             successor_lease_id=returned.successor_id,
-        )
+        ),
+        headers=REPLAYED if returned.replayed else None,
     )
 
 
-def _return(uow: UnitOfWork, identity: AgentIdentity, body: ReturnBody, *, wiring: Wiring) -> tuple[str, Returned]:
+def _return(uow: UnitOfWork, identity: AgentIdentity, body: ReturnBody, *, call: Call) -> tuple[str, Returned]:
+    check_may_return(uow, identity, body.lease_id)
     final_spent = _usd(body.final_spent_usd, "final_spent_usd")
     _usd(body.returning_usd, "returning_usd")  # advisory: the server's numbers decide
-    policy = wiring.settings.leases
-    return body.lease_id, return_lease(uow, identity, body.lease_id, final_spent, policy=policy)
+    policy, retry = call.wiring.settings.leases, retry_key(call, identity)
+    return body.lease_id, return_lease(uow, identity, body.lease_id, final_spent, policy=policy, retry=retry)
 
 
 def _usd(value: Decimal | None, field: str) -> Micros | None:
     return None if value is None else parse_usd(value, field=field)
 
 
-_LEASE_CODES: Final = ("LEASE_NOT_FOUND", "FORBIDDEN", "INSUFFICIENT_SCOPE")
+_LEASE_CODES: Final = ("LEASE_NOT_FOUND", "FORBIDDEN", "INSUFFICIENT_SCOPE", "IDEMPOTENCY_KEY_REUSED")
 _GRANT_CODES: Final = (
     "AGENT_INACTIVE", "OWNER_SUSPENDED", "PROVIDER_KEY_DISABLED", "CRYPTO_UNAVAILABLE", "USAGE_LIMIT_EXCEEDED",
 )  # fmt: skip
@@ -237,16 +244,17 @@ _EXAMPLE_LEASE: Final = "lease_0190f3a1c4d27b8e9a5f001122334455"
 ROUTES: Final = (
     Route(
         "POST", "/budget/handshake", shake_hands, "Lend the agent a tranche of its budget and the sealed provider key",
-        body=HandshakeBody, answer=HandshakeView, action="budget.spend", limit="handshake",
+        body=HandshakeBody, answer=HandshakeView, action="budget.spend", is_retried_by_key=True, limit="handshake",
         example={"requested_budget": 10, "runtime_id": "pod-1"},
         codes=(
             *_GRANT_CODES, "INSUFFICIENT_SCOPE", "UNSUPPORTED_PROVIDER", "NO_PROVIDER_ASSIGNED", "PROVIDER_NOT_FOUND",
             "INVALID_PROVIDER_ID", "PROVIDER_KEY_MISMATCH", "TOO_MANY_LEASES", "BUDGET_EXCEEDED",
+            "IDEMPOTENCY_KEY_REUSED", "LEASE_EXPIRED", "LEASE_CLOSED", "LEASE_REVOKED",
         ),
     ),
     Route(
         "POST", "/budget/refresh", refresh_lease, "Put a new lease in the place of one that runs low",
-        body=RefreshBody, answer=RefreshView, action="budget.spend", limit="refresh_lease",
+        body=RefreshBody, answer=RefreshView, action="budget.spend", is_retried_by_key=True, limit="refresh_lease",
         example={"lease_id": _EXAMPLE_LEASE},
         codes=(
             *_LEASE_CODES, *_GRANT_CODES, "LEASE_EXPIRED", "LEASE_CLOSED", "LEASE_REVOKED", "NO_PROVIDER_ASSIGNED",
@@ -254,7 +262,8 @@ ROUTES: Final = (
     ),
     Route(
         "POST", "/budget/return", return_rest, "Close a lease and give back what it holds",
-        body=ReturnBody, answer=ReturnView, action="budget.spend", limit="return", codes=_LEASE_CODES,
+        body=ReturnBody, answer=ReturnView, action="budget.spend",
+        is_retried_by_key=True, limit="return", codes=_LEASE_CODES,
         example={"lease_id": _EXAMPLE_LEASE, "final_spent_usd": 1.5},
     ),
 )  # fmt: skip

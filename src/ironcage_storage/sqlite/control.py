@@ -8,7 +8,7 @@ from ironcage_core.domain.idempotency import RememberedAnswer
 from ironcage_core.domain.instants import Instant
 from ironcage_core.domain.money import Micros
 from ironcage_core.domain.reservations import Reservation
-from ironcage_storage.sqlite.logs import Tally
+from ironcage_core.domain.settlements import Settlement
 from ironcage_storage.sqlite.rows import Table
 from ironcage_storage.sqlite.session import Session
 
@@ -19,6 +19,12 @@ class SqliteReservations:
     def __init__(self, session: Session) -> None:
         self._table: Table[Reservation] = Table(session, "reservations", Reservation, ("agent_id", "request_id"))
         self._session = session
+
+    def expect(self, agent_id: str, request_ids: Sequence[str]) -> None:
+        """Fetch these reservations together; what is not there is remembered as well."""
+        where = "agent_id = ? AND request_id IN (SELECT value FROM json_each(?))"
+        keys = [(agent_id, request_id) for request_id in request_ids]
+        self._table.preload(keys, where, (agent_id, json.dumps(request_ids)))
 
     def find(self, agent_id: str, request_id: str) -> Reservation | None:
         """Return the reservation of a call."""
@@ -86,7 +92,7 @@ class SqliteDeadTokens:
 
     def __init__(self, session: Session) -> None:
         self._deaths: Table[_Death] = Table(session, "ic_token_deaths", _Death, ("token_id", "gen"))
-        self._settled = Tally(session, "settlements", ("lease_id",), "settled")
+        self._settlements: Table[Settlement] = Table(session, "settlements", Settlement, ("lease_id",))
 
     def died_at(self, token_id: str, gen: int) -> Instant | None:
         """Return when a value died or will die."""
@@ -99,13 +105,13 @@ class SqliteDeadTokens:
         if known is None or at < known:
             self._deaths.put(_Death(token_id, gen, at))
 
-    def settled(self, lease_id: str) -> Micros:
-        """Return what dead values have settled on a lease."""
-        return self._settled.value((lease_id,))
+    def settlement(self, lease_id: str) -> Settlement | None:
+        """Return what a dead value has settled on a lease, and may."""
+        return self._settlements.get(lease_id)
 
-    def add_settled(self, lease_id: str, amount: Micros) -> None:
-        """Count what a dead value has settled."""
-        self._settled.add((lease_id,), amount)
+    def put_settlement(self, settlement: Settlement) -> None:
+        """Store the settlement, new or grown."""
+        self._settlements.put(settlement)
 
 
 class _BankLevel(NamedTuple):
