@@ -88,8 +88,12 @@ class Gate:
             return self.user(credentials)
         return self.agent(credentials)
 
-    def agent(self, credentials: Presented) -> Agent:
+    def agent(self, credentials: Presented, *, settles: bool = False) -> Agent:
         """Return what tells, in a unit of work, which agent calls by its IC token.
+
+        Args:
+            credentials: What the request carries.
+            settles: Whether a value that died lately may come through, to settle its leases.
 
         Raises:
             MissingTokenError, WrongTokenTypeError: None, or only a user's credential.
@@ -98,9 +102,10 @@ class Gate:
         if credentials.ic is None:
             return self._without_ic_token(credentials)
         proven = self._proven_ic_token(credentials.ic)
+        settle = self.wiring.settings.leases.settle if settles else 0
 
         def who(uow: UnitOfWork) -> AgentIdentity:
-            self.known = identity = authenticate(uow, proven, origin=self.origin)
+            self.known = identity = authenticate(uow, proven, settle=settle, origin=self.origin)
             if self.route.limit_class not in AFTER_THE_ROLE | IN_THE_USE_CASE:
                 self.count(identity)
             return identity

@@ -10,6 +10,7 @@ from typing import Any, Final, TypeVar
 
 from ironcage_core.domain.ic_tokens import AgentIdentity
 from ironcage_core.domain.instants import MS_PER_S, Instant, parse_instant
+from ironcage_core.errors.access import InvalidTokenError
 from ironcage_core.errors.tree import ValidationError
 from ironcage_core.ports.storage import UnitOfWork
 from ironcage_core.services.granting import check_may_call
@@ -22,18 +23,28 @@ MAX_TOKEN_CHARS: Final = 2000
 _FURTHEST: Final = int(datetime(9999, 1, 1, tzinfo=UTC).timestamp())
 
 
-async def as_agent(call: Call, body: Read[S], use_case: Callable[[UnitOfWork, AgentIdentity, S], T]) -> T:
+async def as_agent(
+    call: Call, body: Read[S], use_case: Callable[[UnitOfWork, AgentIdentity, S], T], *, settles: bool = False
+) -> T:
     """Run a use case for the agent whose IC token the call carries, in a header or in the body.
+
+    Args:
+        call: The request.
+        body: Its body.
+        use_case: What is asked for.
+        settles: Whether a value that died lately may come through, to settle its leases; the use case limits it.
 
     Raises:
         RefusalError: In this order: no JSON, a misshapen or second token, no living token, no `llm:call`, bad fields.
     """
     body.check_syntax()
-    who = call.agent(_token_in(body))
+    who = call.agent(_token_in(body), settles=settles)
 
     def judged(uow: UnitOfWork) -> T:
         identity = who(uow)
-        check_may_call(identity)
+        check_may_call(identity, settles=settles)
+        if identity.died_at is not None and body.found is None:  # it names no lease that could be its own
+            raise InvalidTokenError
         return use_case(uow, identity, body.value())
 
     return await call.write(judged)

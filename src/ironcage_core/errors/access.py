@@ -12,6 +12,15 @@ class InvalidTokenError(CredentialError):
         super().__init__("The token is not valid")
 
 
+class OverSettledError(InvalidTokenError):
+    """A report with which a dead IC token value would settle more than its lease held; `amount` is in micro-USD."""
+
+    def __init__(self, lease_id: str, amount: int) -> None:
+        super().__init__()
+        self.lease_id = lease_id
+        self.amount = amount
+
+
 class TokenExpiredError(CredentialError):
     """A genuine token whose time is over."""
 

@@ -9,7 +9,7 @@ from typing import Protocol
 from ironcage_core.domain.agents import Agent
 from ironcage_core.domain.instants import Instant
 from ironcage_core.domain.leases import Lease
-from ironcage_core.domain.ledger import AllocationNote, Balance, Entry
+from ironcage_core.domain.ledger import AllocationNote, Balance, Entry, EntryKind
 from ironcage_core.domain.money import Micros
 from ironcage_core.domain.usage import KeptCall, UsageRecord, UsageSums
 from ironcage_core.ports.lists import (
@@ -112,6 +112,18 @@ class Ledger(Protocol):
         """Yield entries by agent, then in the order of posting."""
         ...
 
+    def sums_of_lease(self, lease_id: str, until: Instant) -> Mapping[EntryKind, Micros]:
+        """Return what the entries of a lease sum up to by kind, those of the instant `until` included."""
+        ...
+
+    def last_of(self, agent_id: str, at: Instant) -> Entry | None:
+        """Return the agent's last entry up to an instant, that one included."""
+        ...
+
+    def overspent(self, agent_id: str, at: Instant) -> Micros:
+        """Return what the agent had overspent up to an instant, that one included."""
+        ...
+
     def adjustments(self, agent_id: str, paging: Paging) -> Page[Entry]:
         """Return the changes of an agent's allocation after the initial one, newest first."""
         ...
@@ -171,6 +183,10 @@ class Usage(Protocol):
         """Return where the first UTC day with a call starts, whatever the filter says of time; None for no call."""
         ...
 
+    def first_at(self, which: UsageFilter) -> Instant | None:
+        """Return when the first call was; where that day starts, if its records are not kept; None for no call."""
+        ...
+
     def find_trace(self, trace_id: str) -> UsageRecord | None:
         """Return the record with this id, unless it is older than what is kept."""
         ...
@@ -182,7 +198,7 @@ class Usage(Protocol):
         """
         ...
 
-    def calls_since(self, agent_id: str, since: Instant) -> int:
+    def calls_since(self, agent_id: str, since: Instant, project_id: str | None = None) -> int:
         """Return how many calls the agent has made since an instant that the records still reach."""
         ...
 
@@ -248,6 +264,10 @@ class LimitWindows(Protocol):
 
     def requests(self, user_id: str, project_id: str | None, at: Instant) -> int:
         """Return the reports and grants of the minute of an instant."""
+        ...
+
+    def set_tokens(self, user_id: str, project_id: str | None, at: Instant, tokens: int) -> None:
+        """Correct the tokens of the day of an instant, in all or in one project, and not both."""
         ...
 
     def all_tokens(self, at: Instant) -> Mapping[tuple[str, str | None], int]:

@@ -8,7 +8,7 @@ from ironcage_core.domain.agents import Agent
 from ironcage_core.domain.ic_tokens import AgentIdentity
 from ironcage_core.domain.ids import is_id
 from ironcage_core.domain.ledger import Balance
-from ironcage_core.errors.access import AgentTokenForbiddenError
+from ironcage_core.errors.access import AgentTokenForbiddenError, InvalidTokenError
 from ironcage_core.errors.resources import AgentNotFoundError
 from ironcage_core.errors.tree import ForbiddenError
 from ironcage_core.ports.storage import UnitOfWork
@@ -47,14 +47,26 @@ def target_of(agent: Agent) -> Target:
     return Target(None if agent.deleted_at is not None else agent.owner_id, agent.id, agent.project_id)
 
 
+def check_is_alive(identity: AgentIdentity) -> None:
+    """Refuse a dead value, which may settle and nothing else.
+
+    Raises:
+        InvalidTokenError: It is dead.
+    """
+    if identity.died_at is not None:
+        raise InvalidTokenError
+
+
 def check_sees(agent: Agent, caller: Caller) -> None:
     """Refuse an agent that the caller may not look at: an agent sees itself, a user what the action at hand reaches.
 
     Raises:
+        InvalidTokenError: The caller is a dead IC token value.
         AgentTokenForbiddenError: The caller is bound to another agent.
         ForbiddenError: It is somebody else's.
     """
     if isinstance(caller, AgentIdentity):
+        check_is_alive(caller)
         if caller.agent_id != agent.id:
             raise ForbiddenError("The agent belongs to somebody else")
     elif not reaches(caller, target_of(agent)):
@@ -90,6 +102,7 @@ class Scope:
 def scope_of(caller: Caller) -> Scope:
     """Return to which agents a caller's lists are narrowed, by the reach of its action and its token's bindings."""
     if isinstance(caller, AgentIdentity):
+        check_is_alive(caller)
         return Scope(agent_id=caller.agent_id)
     owner_id = None if caller.reach == "all" else caller.user_id
     return Scope(owner_id, caller.bound_project, caller.bound_agent)

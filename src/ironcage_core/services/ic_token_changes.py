@@ -7,7 +7,7 @@ from ironcage_core.domain.ic_tokens import IcTokenRecord
 from ironcage_core.domain.instants import Instant
 from ironcage_core.ports.secrecy import TokenSigner
 from ironcage_core.ports.storage import UnitOfWork
-from ironcage_core.services.ic_tokens import IssuedIcToken, regenerate_ic_token
+from ironcage_core.services.ic_tokens import IssuedIcToken, note_deaths, regenerate_ic_token
 from ironcage_core.services.leasing import revoke_open_leases
 
 
@@ -66,6 +66,7 @@ def revoke_ic_token(uow: UnitOfWork, agent_id: str, *, actor: Actor) -> IcTokenR
         return None
     ended = record._replace(status="revoked", revoked_at=uow.now, previous_hash=None, previous_until=None)
     uow.ic_tokens.put(ended)
+    note_deaths(uow, record, at=uow.now)
     revoked = revoke_open_leases(uow, agent_id, reason="ic_token_revoked", actor=actor)
     metadata = {"agent_id": agent_id, "leases_revoked": revoked}
     uow.audit.append(AuditNote("IC_TOKEN_REVOKED", "token", "ic_token", record.id, actor, metadata=metadata))

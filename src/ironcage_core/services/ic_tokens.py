@@ -40,25 +40,30 @@ class IssuedIcToken:
     value: str = field(repr=False)
 
 
-def authenticate(uow: UnitOfWork, presented: PresentedIcToken, *, origin: Origin = NOWHERE) -> AgentIdentity:
-    """Return who presents the token, if its value is still the agent's.
+def authenticate(
+    uow: UnitOfWork, presented: PresentedIcToken, *, settle: int = 0, origin: Origin = NOWHERE
+) -> AgentIdentity:
+    """Return who presents the token, if its value is still the agent's, or died so lately that it may settle.
+
+    Args:
+        uow: The open unit of work.
+        presented: The proven value.
+        settle: For how many milliseconds after its death a value is let through to settle its leases, as an identity
+            with `died_at`; 0 lets none through.
+        origin: Where the call came from.
 
     Raises:
         InvalidTokenError: Replaced, revoked, unknown, or its agent is deleted; one message for all.
 
-    Source: contract identity.md 7.
+    Source: contract identity.md 7, budget.md 4.1.
     """
     claims = presented.claims
     record = uow.ic_tokens.find(claims.token_id)
     agent = uow.agents.find(claims.agent_id)
-    if record is None or agent is None or agent.deleted_at is not None:
+    if record is None or agent is None or record.agent_id != claims.agent_id:
         raise InvalidTokenError
-    if (
-        record.status != "active"
-        or record.agent_id != claims.agent_id
-        or not _is_live_value(record, presented, uow.now)
-    ):
-        raise InvalidTokenError
+    is_alive = agent.deleted_at is None and record.status == "active" and _is_live_value(record, presented, uow.now)
+    died_at = None if is_alive else _death_of(uow, claims, settle)
     return AgentIdentity(
         agent_id=agent.id,
         token_id=record.id,
@@ -66,6 +71,7 @@ def authenticate(uow: UnitOfWork, presented: PresentedIcToken, *, origin: Origin
         permissions=claims.permissions,
         token=presented.value,
         origin=origin,
+        died_at=died_at,
     )
 
 
@@ -78,6 +84,21 @@ def _is_live_value(record: IcTokenRecord, presented: PresentedIcToken, now: Inst
         and now < record.previous_until
         and hmac.compare_digest(record.previous_hash, presented.value_hash)
     )
+
+
+def _death_of(uow: UnitOfWork, claims: IcTokenClaims, settle: int) -> Instant:
+    """Return when a value died that may still settle: the stored hashes no longer know it, but its `gen` is known."""
+    died_at = uow.dead_tokens.died_at(claims.token_id, claims.gen) if settle else None
+    if died_at is None or not 0 <= uow.now - died_at <= settle:
+        raise InvalidTokenError
+    return died_at
+
+
+def note_deaths(uow: UnitOfWork, record: IcTokenRecord, *, at: Instant) -> None:
+    """Remember that the current value of a token dies at an instant, and that one which still overlaps it dies now."""
+    uow.dead_tokens.note_death(record.id, record.gen, at)
+    if record.previous_until is not None and uow.now < record.previous_until:
+        uow.dead_tokens.note_death(record.id, record.gen - 1, uow.now)
 
 
 def issue_ic_token(
@@ -205,6 +226,7 @@ def regenerate_ic_token(
         rotated_by=actor.id,
     )
     uow.ic_tokens.put(replaced)
+    note_deaths(uow, record, at=uow.now + overlap_s * MS_PER_S)
     uow.audit.append(
         AuditNote("IC_TOKEN_REGENERATED", "token", "ic_token", record.id, actor, metadata={"agent_id": agent_id})
     )

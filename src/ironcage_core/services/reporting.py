@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal, NamedTuple
 
+from ironcage_core.domain.agents import Agent
 from ironcage_core.domain.audit import AuditNote
 from ironcage_core.domain.ic_tokens import AgentIdentity
 from ironcage_core.domain.leases import (
@@ -33,10 +34,13 @@ from ironcage_core.domain.usage import (
 from ironcage_core.errors.money import RequestIdConflictError
 from ironcage_core.errors.tree import ConflictError, RefusalError, ValidationError
 from ironcage_core.ports.storage import UnitOfWork
+from ironcage_core.services.alerts import tell_levels
 from ironcage_core.services.expiry import announce_end, catch_up
 from ironcage_core.services.granting import agent_of, check_may_call
 from ironcage_core.services.lease_records import effective, own_lease
 from ironcage_core.services.posting import balance_of, post_report
+from ironcage_core.services.reservation_ends import commit_reservation
+from ironcage_core.services.settlement import check_may_report_on, note_refused, settle
 
 
 class Booked(NamedTuple):
@@ -121,14 +125,17 @@ def report(
         InsufficientScopeError: The token lacks `llm:call`.
         ValidationError: A field breaks its rule; nothing is booked.
         LeaseNotFoundError, ForbiddenError: Not a lease of this agent.
+        InvalidTokenError: The token's value is dead and the lease not its own; `OverSettledError` if it is used up.
         RequestIdConflictError: The request id is known with other content.
 
     Source: protocol 005; contract budget.md 1.3 and 5.2.
     """
-    check_may_call(identity)
+    check_may_call(identity, settles=True)
     catch_up(uow, identity.agent_id)
-    booked = _book(uow, identity, reported, prices, policy)
     agent = agent_of(uow, identity)
+    booked = _book(uow, identity, agent, reported, prices, policy)
+    if not booked.duplicate:
+        tell_levels(uow, agent.id, levels=policy.alert_levels, bank_user_ids=(booked.lease.bank_user_id,))
     return Reported(
         booked, balance_of(uow, identity.agent_id), must_stop(booked.current, hindered=agent.hindrance is not None)
     )
@@ -150,15 +157,21 @@ def report_batch(
 
     Source: contract budget.md 5.2, batch.
     """
-    check_may_call(identity)
+    check_may_call(identity, settles=True)
     if not 1 <= len(reports) <= policy.max_batch:
         raise ValidationError({"reports": f"must have 1 to {policy.max_batch} items"})
     catch_up(uow, identity.agent_id)
     names = [item.request_id for item in reports if text_problem(item.request_id, longest=100) is None]
-    uow.usage.expect(identity.agent_id, [name for name in names if name is not None])
-    results = [_book_item(uow, identity, index, item, prices, policy) for index, item in enumerate(reports)]
-    charged = {result.booked.current.id: result.booked.current for result in results if result.booked}
+    expected = [name for name in names if name is not None]
+    uow.usage.expect(identity.agent_id, expected)
+    uow.reservations.expect(identity.agent_id, expected)
     agent = agent_of(uow, identity)
+    results = [_book_item(uow, identity, agent, index, item, prices, policy) for index, item in enumerate(reports)]
+    note_refused(uow, identity, [result.refusal for result in results])
+    charged = {result.booked.current.id: result.booked.current for result in results if result.booked}
+    payers = {each.booked.lease.bank_user_id for each in results if each.booked and each.status == "accepted"}
+    if payers:  # once for all items: only the highest level that they reached together is told
+        tell_levels(uow, agent.id, levels=policy.alert_levels, bank_user_ids=sorted(payers))
     return BatchReported(
         results=results,
         leases=[uow.leases.find(lease_id) or lease for lease_id, lease in charged.items()],
@@ -170,6 +183,7 @@ def report_batch(
 def _book_item(
     uow: UnitOfWork,
     identity: AgentIdentity,
+    agent: Agent,
     index: int,
     item: UsageReport | UnreadReport,
     prices: PriceTable,
@@ -179,7 +193,7 @@ def _book_item(
         return ItemResult(index, item.request_id, "rejected", refusal=item.refusal)
     # _book refuses before it writes, so a refused item leaves nothing behind in the unit of work it shares.
     try:
-        booked = _book(uow, identity, item, prices, policy)
+        booked = _book(uow, identity, agent, item, prices, policy)
     except RefusalError as refusal:
         status: Literal["conflict", "rejected"] = "conflict" if isinstance(refusal, ConflictError) else "rejected"
         return ItemResult(index, item.request_id, status, refusal=refusal)
@@ -187,8 +201,14 @@ def _book_item(
 
 
 def _book(
-    uow: UnitOfWork, identity: AgentIdentity, reported: UsageReport, prices: PriceTable, policy: LeasePolicy
+    uow: UnitOfWork,
+    identity: AgentIdentity,
+    agent: Agent,
+    reported: UsageReport,
+    prices: PriceTable,
+    policy: LeasePolicy,
 ) -> Booked:
+    check_may_report_on(uow, identity, reported.lease_id)
     problems = report_problems(reported, now=uow.now, policy=policy)
     if problems:
         raise ValidationError(problems)
@@ -204,7 +224,8 @@ def _book(
         )
     if priced.cost > policy.max_report:
         raise ValidationError({"cost_usd": "is above the most a report may cost"})
-    return _charge(uow, identity, effective(uow, named), priced)
+    settle(uow, identity, named, priced.cost)
+    return _charge(uow, identity, agent, effective(uow, named), priced)
 
 
 def _replay(uow: UnitOfWork, known: UsageRecord | KeptCall, reported: UsageReport) -> Booked:
@@ -216,24 +237,25 @@ def _replay(uow: UnitOfWork, known: UsageRecord | KeptCall, reported: UsageRepor
     return Booked(reported.request_id, True, known.cost_micros, known.overspent_micros, lease, effective(uow, lease))
 
 
-def _charge(uow: UnitOfWork, identity: AgentIdentity, lease: Lease, priced: PricedReport) -> Booked:
+def _charge(uow: UnitOfWork, identity: AgentIdentity, agent: Agent, lease: Lease, priced: PricedReport) -> Booked:
     request_id = priced.report.request_id
     split = split_spend(lease, priced.cost)
     after = post_report(uow, lease, split, actor=identity.agent_id, ref=request_id)
     if after.status != lease.status:
         announce_end(uow, after, "lease_expired")
-    record = _record(uow, after, priced, split.uncovered)
+    record = _record(uow, agent, after, priced, split.uncovered)
     uow.usage.put(record)
+    commit_reservation(uow, identity.agent_id, request_id)
     uow.limit_windows.add(record.owner_id, record.project_id, uow.now, tokens=priced.tokens, requests=1)
     _tell(uow, identity, record, priced)
     return Booked(request_id, False, priced.cost, split.uncovered, after, after)
 
 
-def _record(uow: UnitOfWork, lease: Lease, priced: PricedReport, overspent: Micros) -> UsageRecord:
+def _record(uow: UnitOfWork, agent: Agent, lease: Lease, priced: PricedReport, overspent: Micros) -> UsageRecord:
     reported = priced.report
     has_split = reported.input_tokens is not None and reported.output_tokens is not None
     return UsageRecord(  # by position: naming 28 columns costs as much as booking them
-        uow.new_id("trace"), lease.agent_id, lease.bank_user_id, lease.project_id,
+        uow.new_id("trace"), agent.id, lease.bank_user_id, agent.project_id,
         reported.request_id, None, reported.request_id, lease.id,
         uow.now if reported.occurred_at is None else reported.occurred_at, uow.now,
         "completed", reported.model, reported.provider, lease.provider_key_id,

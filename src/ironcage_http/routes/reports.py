@@ -12,15 +12,16 @@ from ironcage_core.domain.money import parse_usd
 from ironcage_core.domain.usage import UsageReport
 from ironcage_core.errors.tree import ValidationError
 from ironcage_core.ports.storage import UnitOfWork
+from ironcage_core.services.late_reports import SettlementRefused, report_or_refuse
 from ironcage_core.services.reporting import (
     BatchReported,
     ItemResult,
     Reported,
     UnreadReport,
     must_stop,
-    report,
     report_batch,
 )
+from ironcage_core.services.settlement import check_may_report_on
 from ironcage_http.calls import Call, answer
 from ironcage_http.errors import details_of
 from ironcage_http.routing import Route
@@ -116,15 +117,21 @@ async def book(call: Call) -> ASGIResponse:
     if b'"reports"' in call.raw:  # else it cannot be a batch, and most calls are not
         batch = call.read(BatchBody)
         if batch.found is not None or bytes(batch.fields.get("reports", b"null")) != b"null":
-            return answer(_batch_view(await as_agent(call, batch, partial(_book_batch, wiring=call.wiring))))
+            booked = await as_agent(call, batch, partial(_book_batch, wiring=call.wiring), settles=True)
+            return answer(_batch_view(booked))
     single = call.read(ReportBody)
-    named, reported = await as_agent(call, single, partial(_book_one, wiring=call.wiring))
+    named, reported = await as_agent(call, single, partial(_book_one, wiring=call.wiring), settles=True)
+    if isinstance(reported, SettlementRefused):
+        raise reported.refusal
     return answer(_view(named, reported))
 
 
-def _book_one(uow: UnitOfWork, identity: AgentIdentity, body: ReportBody, *, wiring: Wiring) -> tuple[str, Reported]:
+def _book_one(
+    uow: UnitOfWork, identity: AgentIdentity, body: ReportBody, *, wiring: Wiring
+) -> tuple[str, Reported | SettlementRefused]:
+    check_may_report_on(uow, identity, body.lease_id)
     policy = wiring.settings.leases
-    return body.lease_id, report(uow, identity, _usage(body), prices=wiring.prices, policy=policy)
+    return body.lease_id, report_or_refuse(uow, identity, _usage(body), prices=wiring.prices, policy=policy)
 
 
 def _book_batch(uow: UnitOfWork, identity: AgentIdentity, body: BatchBody, *, wiring: Wiring) -> BatchReported:

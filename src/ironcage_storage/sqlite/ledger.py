@@ -2,11 +2,14 @@
 
 import json
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 
-from ironcage_core.domain.instants import MS_PER_DAY, day_of
-from ironcage_core.domain.ledger import AllocationNote, Entry
+from ironcage_core.domain.instants import Instant, day_of
+from ironcage_core.domain.ledger import AllocationNote, Entry, EntryKind
+from ironcage_core.domain.money import Micros
 from ironcage_core.ports.lists import EntryFilter, Page, Paging
 from ironcage_core.ports.totals import AllocationTotals
+from ironcage_storage.sqlite.days import Days, cut_at_midnight
 from ironcage_storage.sqlite.logs import Log, Tally
 from ironcage_storage.sqlite.rows import Table, conjunction
 from ironcage_storage.sqlite.session import Pending, Session
@@ -39,29 +42,25 @@ class SqliteLedger:
     def _count(self, which: EntryFilter) -> int:
         if which.lease_id is not None:  # a lease lives a day at most: counting its entries does not grow with history
             return self._counted(which)
-        days = EntryFilter(which.agent_id, which.owner_id, kind=which.kind, project_id=which.project_id)
-        terms, parameters = _where(days)
-        first = day_of(which.since + MS_PER_DAY - 1) if which.since is not None else None
-        beyond = day_of(which.until) if which.until is not None else None
-        if first is not None and beyond is not None and first > beyond:
-            return self._counted(which)
-        for term, day in (("day >= ?", first), ("day < ?", beyond)):
-            if day is not None:
-                terms, parameters = f"{terms} AND {term}", (*parameters, day)
+        cut = cut_at_midnight(which.since, which.until)
+        # Whole days come from the counts; only the broken days at either end are counted row by row.
+        total = sum(self._counted(replace(which, since=since, until=until)) for since, until in cut.ends)
+        return total if cut.days is None else total + self._kept_count(which, cut.days)
+
+    def _kept_count(self, which: EntryFilter, days: Days) -> int:
+        terms, parameters = _where(replace(which, since=None, until=None))
+        chosen, bound = days.chosen("day")
         is_of_all = which.agent_id is which.owner_id is which.project_id is None
         table = "ledger_totals" if is_of_all else "ledger_counts"
-        sql = f"SELECT coalesce(sum(n), 0) FROM {table} WHERE {terms}"
-        (total,) = self._session.query(sql, parameters, self._counts).fetchone()
-        # Whole days come from the counts; only the broken days at either end are counted row by row.
-        if first is not None and which.since is not None and which.since % MS_PER_DAY:
-            total += self._counted(_between(which, which.since, first * MS_PER_DAY))
-        if beyond is not None and which.until is not None and which.until % MS_PER_DAY:
-            total += self._counted(_between(which, beyond * MS_PER_DAY, which.until))
+        sql = f"SELECT coalesce(sum(n), 0) FROM {table} WHERE {terms} AND {chosen}"
+        reads = (self._counts, self._totals, self._agents)
+        (total,) = self._session.query(sql, (*parameters, *bound), *reads).fetchone()
         return int(total)
 
     def _counted(self, which: EntryFilter) -> int:
         terms, parameters = _where(which)
-        (total,) = self._session.query(f"SELECT count(*) FROM ledger WHERE {terms}", parameters, self._log).fetchone()
+        sql = f"SELECT count(*) FROM ledger WHERE {terms}"
+        (total,) = self._session.query(sql, parameters, self._log, self._agents).fetchone()
         return int(total)
 
     def by_agent(self, agent_id: str | None = None) -> Iterator[Entry]:
@@ -70,6 +69,24 @@ class SqliteLedger:
         parameters = () if agent_id is None else (agent_id,)
         for row in self._log.select(f"ledger WHERE {where} ORDER BY agent_id, seq", parameters):
             yield Entry._make(row)
+
+    def sums_of_lease(self, lease_id: str, until: Instant) -> Mapping[EntryKind, Micros]:
+        """Return what the entries of a lease sum up to by kind, those of the instant `until` included."""
+        sql = "SELECT kind, sum(amount) FROM ledger WHERE lease_id = ? AND posted_at <= ? GROUP BY kind"
+        return dict(self._session.query(sql, (lease_id, until), self._log))
+
+    def last_of(self, agent_id: str, at: Instant) -> Entry | None:
+        """Return the agent's last entry up to an instant."""
+        # First how far all agents' entries reach by then: from there on back the agent's last one is next.
+        reached = "(SELECT seq FROM ledger WHERE posted_at <= ? ORDER BY posted_at DESC, seq DESC LIMIT 1)"
+        where = f"ledger WHERE agent_id = ? AND seq <= {reached} AND posted_at <= ? ORDER BY seq DESC LIMIT 1"
+        found = self._log.select(where, (agent_id, at, at)).fetchone()
+        return None if found is None else Entry._make(found)
+
+    def overspent(self, agent_id: str, at: Instant) -> Micros:
+        """Return what the agent had overspent up to an instant."""
+        sql = "SELECT coalesce(sum(amount), 0) FROM ledger WHERE agent_id = ? AND kind = 'overspend' AND posted_at <= ?"
+        return int(self._session.query(sql, (agent_id, at), self._log).fetchone()[0])
 
     def adjustments(self, agent_id: str, paging: Paging) -> Page[Entry]:
         """Return the changes of an agent's allocation after the initial one, newest first."""
@@ -94,7 +111,7 @@ class SqliteLedger:
             UNION ALL SELECT '*', kind, sum(n), 0 FROM ledger_totals GROUP BY kind
             UNION ALL SELECT '*', kind, 0, count(*) FROM ledger GROUP BY kind)
             GROUP BY agent_id, kind"""
-        cursor = self._session.query(sql, (), self._log, self._counts)
+        cursor = self._session.query(sql, (), self._log, self._counts, self._totals)
         return {(agent_id, kind): (kept, counted) for agent_id, kind, kept, counted in cursor}
 
 
@@ -114,10 +131,6 @@ class SqliteAllocationNotes:
         """Return the notes of these entries, as far as there are any."""
         where = "allocation_notes WHERE entry_id IN (SELECT value FROM json_each(?))"
         return {note.entry_id: note for note in self._table.rows(where, (json.dumps(entry_ids),))}
-
-
-def _between(which: EntryFilter, since: int, until: int) -> EntryFilter:
-    return EntryFilter(which.agent_id, which.owner_id, which.lease_id, which.kind, since, until, which.project_id)
 
 
 def _where(which: EntryFilter) -> tuple[str, tuple[object, ...]]:

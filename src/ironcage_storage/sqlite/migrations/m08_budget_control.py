@@ -28,7 +28,8 @@ STATEMENTS: Final = (
     """CREATE TRIGGER ic_token_deaths_come_sooner BEFORE UPDATE ON ic_token_deaths WHEN NEW.died_at > OLD.died_at
         BEGIN SELECT RAISE(ABORT, 'a dead token stays dead'); END""",
     f"""CREATE TABLE settlements (
-        lease_id TEXT PRIMARY KEY, settled INTEGER NOT NULL CHECK (settled BETWEEN 0 AND {_LARGEST})
+        lease_id TEXT PRIMARY KEY, allowance INTEGER NOT NULL CHECK (allowance BETWEEN 0 AND {_LARGEST}),
+        settled INTEGER NOT NULL CHECK (settled BETWEEN 0 AND allowance)
     ) STRICT, WITHOUT ROWID""",
     f"""CREATE TABLE budget_requests (
         id TEXT PRIMARY KEY, agent_id TEXT NOT NULL REFERENCES agents (id) ON DELETE RESTRICT,
@@ -49,6 +50,8 @@ STATEMENTS: Final = (
     "CREATE INDEX budget_requests_time ON budget_requests (created_at)",
     "CREATE INDEX budget_requests_agent ON budget_requests (agent_id, created_at)",
     "CREATE INDEX budget_requests_requester ON budget_requests (requester_id, created_at)",
+    # What an agent had overspent by some day is summed from the index alone.
+    "CREATE INDEX ledger_overspends ON ledger (agent_id, posted_at, amount) WHERE kind = 'overspend'",
     # The highest level whose alert is out; it falls when the allocation rises.
     """ALTER TABLE agent_budgets ADD COLUMN alert_level INTEGER NOT NULL DEFAULT 0 CHECK (alert_level >= 0)""",
     """UPDATE agent_budgets SET alert_level = CASE WHEN spent = 0 THEN 0 WHEN spent >= allocated THEN 100
