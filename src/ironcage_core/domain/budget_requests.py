@@ -6,6 +6,7 @@ from typing import Final, Literal, NamedTuple
 
 from ironcage_core.domain.instants import Instant
 from ironcage_core.domain.money import MICROS_PER_USD, Micros
+from ironcage_core.domain.texts import reason_problem
 
 RequestStatus = Literal["pending", "approved", "rejected", "cancelled"]
 RequestEvent = Literal["approve", "reject", "cancel"]
@@ -45,3 +46,19 @@ class BudgetRequest(NamedTuple):
     approved_budget: Micros | None = None
     cancelled_at: Instant | None = None
     cancelled_by: str | None = None
+
+    def after(self, event: RequestEvent, *, at: Instant) -> "BudgetRequest | None":
+        """Return the request after an event, or None if it cannot happen to it any more."""
+        status = TRANSITIONS.get((self.status, event))
+        return None if status is None else self._replace(status=status, updated_at=at)
+
+
+def words_problem(words: str | None) -> str | None:
+    """Return what is wrong with a justification or with the notes of a rejection, or None.
+
+    Args:
+        words: Without the blanks around it, None for nothing; fine are 20 to 500 characters, in lines if they like.
+    """
+    if words is None or not SHORTEST_TEXT <= len(words) <= LONGEST_TEXT:
+        return f"must have {SHORTEST_TEXT} to {LONGEST_TEXT} characters"
+    return reason_problem(words, longest=LONGEST_TEXT)

@@ -26,6 +26,7 @@ from ironcage_core.services.agents import (
     tags_text,
 )
 from ironcage_core.services.api_token_changes import end_api_token
+from ironcage_core.services.budget_requests import cancel_pending_of_agent
 from ironcage_core.services.ic_token_changes import revoke_ic_token
 from ironcage_core.services.leasing import revoke_open_leases
 from ironcage_core.services.runtime_states import note_runtime_event
@@ -203,6 +204,7 @@ def delete_agent(uow: UnitOfWork, agent_id: str, *, principal: Principal) -> Non
     tokens = uow.api_tokens.unended_of_agent(agent.id)
     for token in tokens:
         end_api_token(uow, token, reason="agent deleted", actor=actor)
+    requests = cancel_pending_of_agent(uow, agent.id, actor=actor)
     uow.provider_keys.assign(agent.id, ())
     stopped = note_runtime_event(uow, agent, "deletion")
     uow.agents.put(stopped._replace(deleted_at=uow.now, updated_at=uow.now))
@@ -212,5 +214,6 @@ def delete_agent(uow: UnitOfWork, agent_id: str, *, principal: Principal) -> Non
         "project_id": agent.project_id,
         "leases_revoked": leases,
         "api_tokens_revoked": len(tokens),
+        "budget_requests_cancelled": requests,
     }
     uow.audit.append(AuditNote("AGENT_DELETED", "agent", "agent", agent.id, actor, metadata=metadata))

@@ -18,6 +18,7 @@ from ironcage_core.domain.money import Micros
 from ironcage_core.domain.users import User
 from ironcage_core.ports.storage import UnitOfWork
 from ironcage_core.services.api_token_changes import end_api_tokens_of
+from ironcage_core.services.budget_requests import cancel_pending_by_user
 from ironcage_core.services.sessions import end_sessions
 from ironcage_core.services.user_changes import (
     check_not_deleted,
@@ -68,7 +69,7 @@ def delete_user(uow: UnitOfWork, user_id: str, *, principal: Principal) -> Remov
     moved = _orphan_agents(uow, user, principal.user_id)
     projects = _hand_over_projects(uow, user, principal.user_id)
     tokens = end_api_tokens_of(uow, user.id, reason="user deleted", actor=principal.actor)
-    cancelled = _cancel_budget_requests(uow, user)
+    cancelled = cancel_pending_by_user(uow, user.id, actor=principal.actor)
     ended = end_sessions(uow, user.id, "user_deleted")
     uow.limits.delete_of_user(user.id)
     metadata = {
@@ -111,9 +112,3 @@ def _hand_over_projects(uow: UnitOfWork, user: User, new_owner_id: str) -> list[
     for project in projects:
         uow.projects.put(project._replace(owner_id=new_owner_id, updated_at=uow.now))
     return [project.id for project in projects]
-
-
-def _cancel_budget_requests(uow: UnitOfWork, user: User) -> int:
-    """Cancel the user's pending budget requests and return how many there were: there are none in this version."""
-    del uow, user
-    return 0

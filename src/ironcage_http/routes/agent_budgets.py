@@ -1,5 +1,6 @@
 """Budgets of agents, as the limits they are: shown, set by an admin, and how they came to be."""
 
+from collections.abc import Sequence
 from decimal import Decimal
 from typing import Final, Literal
 
@@ -7,6 +8,7 @@ import msgspec
 from litestar.response.base import ASGIResponse
 
 from ironcage_core.domain.audit import Actor
+from ironcage_core.domain.idempotency import RetryKey
 from ironcage_core.errors.tree import ValidationError
 from ironcage_core.ports.storage import UnitOfWork
 from ironcage_core.services.agent_lists import agent_overview
@@ -20,7 +22,8 @@ from ironcage_core.services.allocation_history import (
 from ironcage_core.services.allocations import ChangedAllocation, set_allocation
 from ironcage_http.calls import Call, answer, listed
 from ironcage_http.queries import Query
-from ironcage_http.routing import Route
+from ironcage_http.retry_keys import REPLAYED, retry_key
+from ironcage_http.routing import PAGED, Route
 from ironcage_http.wire import amount, micros, moment
 
 
@@ -110,24 +113,37 @@ async def change(call: Call) -> ASGIResponse:
     """Set an agent's budget."""
     who = call.user()
     body = call.read(AllocationBody)
+    levels = call.wiring.settings.leases.alert_levels
 
     def run(uow: UnitOfWork) -> ChangedAllocation:
         principal = who(uow)
         body.check_syntax()
         agent = own_agent(uow, call.path["agent_id"], principal)
-        return _change(uow, agent.id, body.value(), principal.actor)
+        wish = body.value()
+        return _change(uow, agent.id, wish, principal.actor, retry_key(call, principal), levels)
 
-    return answer(_changed_view(await call.write(run)))
+    changed = await call.write(run)
+    return answer(_changed_view(changed), headers=REPLAYED if changed.is_replay else None)
 
 
-def _change(uow: UnitOfWork, agent_id: str, wish: AllocationBody, actor: Actor) -> ChangedAllocation:
+def _change(
+    uow: UnitOfWork,
+    agent_id: str,
+    wish: AllocationBody,
+    actor: Actor,
+    retry: RetryKey | None,
+    levels: Sequence[int],
+) -> ChangedAllocation:
     unreadable: dict[str, str] = {}
     budget, expected = micros(wish.budget, field="budget", problems=unreadable), None
     if wish.expected_budget is not None:
         expected = micros(wish.expected_budget, field="expected_budget", problems=unreadable)
     force = wish.force is True
     try:
-        return set_allocation(uow, agent_id, budget, actor=actor, force=force, expected=expected, reason=wish.reason)
+        return set_allocation(
+            uow, agent_id, budget, actor=actor, force=force, expected=expected, reason=wish.reason, retry=retry,
+            levels=levels,
+        )  # fmt: skip
     except ValidationError as error:
         raise ValidationError({**error.fields, **unreadable}) from None
 
@@ -157,7 +173,7 @@ def _changed_view(changed: ChangedAllocation) -> ChangedAllocationView:
     return ChangedAllocationView(
         agent_id=balance.agent_id,
         previous_budget=amount(changed.previous),
-        new_budget=amount(balance.allocated),
+        new_budget=amount(changed.allocated),
         increase_amount=amount(changed.increase),
         increase_percent=changed.increase_percent,
         current_spent=amount(balance.spent),
@@ -204,16 +220,18 @@ ROUTES: Final[tuple[Route, ...]] = (
     ),
     Route(
         "PUT", "/limits/agents/{agent_id}/budget", change, "Set an agent's budget; a lower one needs `force`",
-        action="agent_budgets.write", limit="update", body=AllocationBody, answer=ChangedAllocationView,
+        action="agent_budgets.write",
+        is_retried_by_key=True, limit="update", body=AllocationBody, answer=ChangedAllocationView,
         codes=(
             "AGENT_NOT_FOUND", "FORBIDDEN", "BUDGET_CHANGED", "BUDGET_UNCHANGED", "BUDGET_BELOW_SPENT",
-            "BUDGET_DECREASE_REQUIRES_CONFIRMATION",
+            "BUDGET_DECREASE_REQUIRES_CONFIRMATION", "IDEMPOTENCY_KEY_REUSED",
         ),
         example={"budget": 150, "reason": "a busy month", "expected_budget": 100},
     ),
     Route(
         "GET", "/limits/agents/{agent_id}/budget/history", history,
-        "Changes of an agent's budget, newest first, and their summary", action="budget.history", limit="read",
+        "Changes of an agent's budget, newest first, and their summary", action="budget.history",
+        query=(*PAGED,), limit="read",
         answer=PastChangeView, codes=("AGENT_NOT_FOUND", "FORBIDDEN"),
     ),
 )  # fmt: skip
