@@ -4,13 +4,16 @@ An operation that was drawn is vague ("the agent's latest lease but one"). `reso
 predicted and performed as often as one likes: that is what a retry is.
 """
 
+import hashlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Literal, NamedTuple, Protocol, TypeAlias
 
+from ironcage_core.domain.access import Principal
 from ironcage_core.domain.agents import Agent
-from ironcage_core.domain.ic_tokens import AgentIdentity
+from ironcage_core.domain.ic_tokens import AgentIdentity, PresentedIcToken
+from ironcage_core.domain.idempotency import RetryKey
 from ironcage_core.domain.leases import LeasePolicy
 from ironcage_core.domain.usage import UsageReport
 from ironcage_core.errors.tree import RefusalError
@@ -19,11 +22,14 @@ from ironcage_core.services.allocations import set_allocation
 from ironcage_core.services.expiry import sweep
 from ironcage_core.services.granting import Granted
 from ironcage_core.services.handshake import HandshakeRequest, handshake
+from ironcage_core.services.ic_tokens import authenticate
 from ironcage_core.services.key_lending import Sealing
+from ironcage_core.services.late_reports import SettlementRefused, report_or_refuse
 from ironcage_core.services.leasing import refresh, return_lease, revoke_leases
-from ironcage_core.services.reporting import Booked, report, report_batch
-from tests.simulation.model import UNKNOWN, Booking, Books, Content, Grant, RefusedError, Terms
-from tests.support.world import ADMIN, PRICES, cap_month, usage
+from ironcage_core.services.reporting import Booked, report_batch
+from ironcage_storage.sealed.tokens import IcTokenSigner
+from tests.simulation.model import UNKNOWN, Booking, Books, Content, Grant, RefusedError, Retry, Terms
+from tests.support.world import ADMIN, NOON, PRICES, usage
 
 MS = 1000
 TERMS = Terms(
@@ -34,6 +40,9 @@ TERMS = Terms(
     lifetime=1500 * MS,
     max_open=4,
     max_report=40_000,
+    settle=900 * MS,
+    highest_request=200_000,
+    levels=(50, 80, 90, 100),
 )
 POLICY = LeasePolicy(
     default_grant=TERMS.default_grant,
@@ -43,34 +52,91 @@ POLICY = LeasePolicy(
     max_lifetime=TERMS.lifetime,
     max_open=TERMS.max_open,
     max_report=TERMS.max_report,
+    alert_levels=TERMS.levels,
+    settle=TERMS.settle,
 )
 
 Answer: TypeAlias = tuple[object, ...]
 
 
-class LeaseNo(NamedTuple):
-    """A lease in an answer of the model; becomes the id the store gave it."""
+class Named(NamedTuple):
+    """Something the model names by a number; becomes the id, or the token value, that the store gave it."""
 
+    kind: Literal["lease", "value", "request"]
     number: int
+    is_new: bool = False
+
+
+def lease_no(number: int, *, is_new: bool = False) -> Named:
+    return Named("lease", number, is_new)
+
+
+@dataclass(frozen=True)
+class Keyed:
+    """An operation with an idempotency key, to be sent again."""
+
+    retry: Retry
+    leases: int
+    requests: int
+    make: "Callable[[Retry | None], Call]"
 
 
 @dataclass
 class Cast:
-    """Who takes part, and which id the store gave to each lease of the model."""
+    """Who takes part, and which id the store gave to what the model names by numbers."""
 
     sealing: Sealing
+    signer: IcTokenSigner
     owners: list[str]
-    identities: list[AgentIdentity]
-    lease_ids: dict[int, str] = field(default_factory=dict)
+    principals: list[Principal]
+    keys: list[str]
+    projects: list[str]
+    agents: list[str] = field(default_factory=list)
+    ids: dict[tuple[str, int], str] = field(default_factory=dict)
     requests: int = 0
+    keyed: list[Keyed] = field(default_factory=list)
+    proven: dict[str, PresentedIcToken] = field(default_factory=dict)
 
-    def id_of(self, number: int) -> str:
-        return "lease_of_nobody" if number == UNKNOWN else self.lease_ids[number]
+    @property
+    def admin(self) -> Principal:
+        return self.principals[-1]
+
+    def id_of(self, number: int, kind: str = "lease") -> str:
+        return f"{kind}_of_nobody" if number == UNKNOWN else self.ids[kind, number]
 
     def new_request(self) -> str:
         # Small numbers: agents use the same request ids, which must not matter.
         self.requests += 1
         return f"req-{self.requests // 2}"
+
+    def value(self, books: Books, agent: int, back: int) -> int:
+        """Return the agent's latest token value, or one before it."""
+        mine = books.values_of(self.agents[agent])
+        return mine[-1 - min(back, len(mine) - 1)]
+
+    def identity(self, uow: UnitOfWork, value: int) -> AgentIdentity:
+        """Authenticate, as every call does in its own unit of work."""
+        text = self.id_of(value, "value")
+        if text not in self.proven:
+            self.proven[text] = self.signer.prove(text, now=NOON)
+        return authenticate(uow, self.proven[text], settle=POLICY.settle)
+
+
+def keyed(
+    cast: Cast, books: Books, key: int | None, scope: str, body: str, make: "Callable[[Retry | None], Call]"
+) -> "Call":
+    """Return the call with its idempotency key, if it has one, and remember it."""
+    if key is None:
+        return make(None)
+    retry = Retry(scope, f"key-{key}", body)
+    cast.keyed.append(Keyed(retry, len(books.leases), len(books.requests), make))
+    return make(retry)
+
+
+def as_key(retry: Retry | None) -> RetryKey | None:
+    if retry is None:
+        return None
+    return RetryKey(retry.scope, retry.key, hashlib.sha256(retry.body.encode()).hexdigest())
 
 
 @dataclass
@@ -98,12 +164,12 @@ class Call:
         return answer
 
     def learn(self, answer: Answer) -> None:
-        """Note the id of a lease that is new to model and store."""
-        if self.expected is None or not self.expected[0] == answer[0] == "granted":
+        """Note the ids of what is new to model and store."""
+        if self.expected is None or self.expected[0] != answer[0]:
             return
-        _, lease, _, _, is_replay, _ = self.expected
-        if isinstance(lease, LeaseNo) and not is_replay:
-            self.cast.lease_ids[lease.number] = str(answer[1])
+        for told, given in zip(self.expected, answer, strict=False):
+            if isinstance(told, Named) and told.is_new:
+                self.cast.ids[told.kind, told.number] = str(given)
 
     def settled(self) -> Answer:
         """Return the model's answer in the ids of the store."""
@@ -114,9 +180,9 @@ class Call:
 
 
 def with_ids(value: object, cast: Cast) -> object:
-    """Return a model's answer with ids in the place of lease numbers."""
-    if isinstance(value, LeaseNo):
-        return cast.id_of(value.number)
+    """Return a model's answer with ids in the place of numbers."""
+    if isinstance(value, Named):
+        return cast.id_of(value.number, value.kind)
     if isinstance(value, tuple):
         return tuple(with_ids(part, cast) for part in value)
     return value
@@ -152,18 +218,29 @@ class Handshake:
     requested: int | None
     runtime: str | None
     ttl_s: int | None = None
+    token: int = 0
+    key: int | None = None
 
     def resolve(self, cast: Cast, books: Books) -> Call:
-        del books
-        identity = cast.identities[self.agent]
+        value = cast.value(books, self.agent, self.token)
         request = HandshakeRequest(requested=self.requested, runtime_id=self.runtime, ttl_s=self.ttl_s)
         ttl = None if self.ttl_s is None else self.ttl_s * MS
-        return Call(
-            repr(self),
-            cast,
-            lambda books: _told(books.handshake(identity.agent_id, self.requested, self.runtime, ttl)),
-            lambda uow: _granted(handshake(uow, identity, request, sealing=cast.sealing, policy=POLICY)),
-        )
+
+        def ask_store(uow: UnitOfWork, retry: Retry | None) -> Answer:
+            identity = cast.identity(uow, value)
+            options = {"sealing": cast.sealing, "policy": POLICY}
+            return _granted(handshake(uow, identity, request, **options, retry=as_key(retry)))  # type: ignore[arg-type]
+
+        def make(retry: Retry | None) -> Call:
+            return Call(
+                f"{self!r} by value {value}",
+                cast,
+                lambda books: _told(books.handshake(value, self.requested, self.runtime, ttl, retry)),
+                lambda uow: ask_store(uow, retry),
+            )
+
+        scope = f"{cast.agents[self.agent]} handshake"
+        return keyed(cast, books, self.key, scope, repr((self.requested, self.runtime, self.ttl_s)), make)
 
 
 @dataclass(frozen=True)
@@ -173,37 +250,56 @@ class Refresh:
     agent: int
     lease: Pick
     requested: int | None
+    token: int = 0
+    key: int | None = None
 
     def resolve(self, cast: Cast, books: Books) -> Call:
-        identity = cast.identities[self.agent]
-        number = self.lease.number(books, identity.agent_id)
+        value = cast.value(books, self.agent, self.token)
+        number = self.lease.number(books, cast.agents[self.agent])
 
-        def ask_model(books: Books) -> Answer:
-            answer = books.refresh(identity.agent_id, number, self.requested)
+        def ask_model(books: Books, retry: Retry | None) -> Answer:
+            answer = books.refresh(value, number, self.requested, retry)
             return _told(answer) if isinstance(answer, Grant) else ("denied", answer.reason, answer.remaining)
 
-        def ask_store(uow: UnitOfWork) -> Answer:
+        def ask_store(uow: UnitOfWork, retry: Retry | None) -> Answer:
             answer = refresh(
-                uow, identity, cast.id_of(number), self.requested, sealing=cast.sealing, policy=POLICY
-            )  # fmt: skip
-            return (
-                _granted(answer) if isinstance(answer, Granted) else ("denied", answer.reason, answer.balance.remaining)
+                uow,
+                cast.identity(uow, value),
+                cast.id_of(number),
+                self.requested,
+                sealing=cast.sealing,
+                policy=POLICY,
+                retry=as_key(retry),
             )
+            if isinstance(answer, Granted):
+                return _granted(answer)
+            return ("denied", answer.reason, answer.balance.remaining)
 
-        return Call(f"{self!r} of lease {number}", cast, ask_model, ask_store)
+        def make(retry: Retry | None) -> Call:
+            name = f"{self!r} of lease {number} by value {value}"
+            return Call(name, cast, lambda books: ask_model(books, retry), lambda uow: ask_store(uow, retry))
+
+        scope = f"{cast.agents[self.agent]} refresh"
+        return keyed(cast, books, self.key, scope, repr((number, self.requested)), make)
 
 
 @dataclass(frozen=True)
 class Item:
-    """What is reported: a new call, or one that was reported before, the same or changed in a field."""
+    """What is reported: a new call, one that was reserved, or one that was reported before, the same or changed."""
 
     lease: Pick
     cost: int | Literal["all", "more than all"]
     known: int | None = None
     changed: Literal["cost", "tokens", "model", "provider"] | None = None
+    reserved: int | None = None
 
     def resolve(self, cast: Cast, books: Books, agent: str, before: Sequence["SettledItem"]) -> "SettledItem":
         number = self.lease.number(books, agent)
+        reserved = [request for who, request in books.reservations if who == agent]
+        if self.reserved is not None and reserved:
+            request = reserved[-1 - self.reserved % len(reserved)]
+            record = books.records.get((agent, request))
+            return SettledItem(number, request, record.content if record else Content(self._cost(books, number)))
         known = [(request, record.content) for (who, request), record in books.records.items() if who == agent]
         known += [(item.request, item.content) for item in before]
         if self.known is None or not known:
@@ -243,20 +339,26 @@ class Report:
 
     agent: int
     item: Item
+    token: int = 0
 
     def resolve(self, cast: Cast, books: Books) -> Call:
-        identity = cast.identities[self.agent]
-        item = self.item.resolve(cast, books, identity.agent_id, [])
+        agent, value = cast.agents[self.agent], cast.value(books, self.agent, self.token)
+        item = self.item.resolve(cast, books, agent, [])
 
         def ask_model(books: Books) -> Answer:
-            booking = books.report(identity.agent_id, *item)
-            return ("booked", _told_booking(booking), booking.stop, books.remaining(identity.agent_id))
+            booking = books.report(value, *item)
+            if booking is None:
+                return ("not settled",)
+            return ("booked", _told_booking(booking), booking.stop, books.remaining(agent))
 
         def ask_store(uow: UnitOfWork) -> Answer:
-            answer = report(uow, identity, item.as_report(cast), prices=PRICES, policy=POLICY)
+            identity = cast.identity(uow, value)
+            answer = report_or_refuse(uow, identity, item.as_report(cast), prices=PRICES, policy=POLICY)
+            if isinstance(answer, SettlementRefused):
+                return ("not settled",)
             return ("booked", _booked(answer.booked), answer.stop, answer.balance.remaining)
 
-        return Call(f"{self!r} as {item}", cast, ask_model, ask_store)
+        return Call(f"{self!r} as {item} by value {value}", cast, ask_model, ask_store)
 
 
 @dataclass(frozen=True)
@@ -265,30 +367,29 @@ class ReportBatch:
 
     agent: int
     items: tuple[Item, ...]
+    token: int = 0
 
     def resolve(self, cast: Cast, books: Books) -> Call:
-        identity = cast.identities[self.agent]
+        agent, value = cast.agents[self.agent], cast.value(books, self.agent, self.token)
         items: list[SettledItem] = []
         for item in self.items:
-            items.append(item.resolve(cast, books, identity.agent_id, items))
+            items.append(item.resolve(cast, books, agent, items))
 
         def ask_model(books: Books) -> Answer:
-            answers = books.report_batch(
-                identity.agent_id, [(item.lease, item.request, item.content) for item in items]
-            )
+            answers = books.report_batch(value, [(item.lease, item.request, item.content) for item in items])
             told = tuple(answer if isinstance(answer, str) else _told_booking(answer) for answer in answers)
-            return ("batch", told, books.remaining(identity.agent_id))
+            return ("batch", told, books.remaining(agent))
 
         def ask_store(uow: UnitOfWork) -> Answer:
             reports = [item.as_report(cast) for item in items]
-            answer = report_batch(uow, identity, reports, prices=PRICES, policy=POLICY)
+            answer = report_batch(uow, cast.identity(uow, value), reports, prices=PRICES, policy=POLICY)
             told = tuple(
                 _booked(result.booked) if result.booked else result.refusal and result.refusal.code
                 for result in answer.results
             )
             return ("batch", told, answer.balance.remaining)
 
-        return Call(f"{self!r} as {items}", cast, ask_model, ask_store)
+        return Call(f"{self!r} as {items} by value {value}", cast, ask_model, ask_store)
 
 
 @dataclass(frozen=True)
@@ -298,24 +399,31 @@ class Return:
     agent: int
     lease: Pick
     extra: int | None
+    token: int = 0
+    key: int | None = None
 
     def resolve(self, cast: Cast, books: Books) -> Call:
-        identity = cast.identities[self.agent]
-        number = self.lease.number(books, identity.agent_id)
+        value = cast.value(books, self.agent, self.token)
+        number = self.lease.number(books, cast.agents[self.agent])
         spent = 0 if number == UNKNOWN else books.leases[number].total_spent
         final = None if self.extra is None else spent + self.extra
 
-        def ask_model(books: Books) -> Answer:
-            answer = books.return_lease(identity.agent_id, number, final)
-            return ("returned", LeaseNo(answer.lease), *answer[1:])
+        def ask_model(books: Books, retry: Retry | None) -> Answer:
+            answer = books.return_lease(value, number, final, retry)
+            return ("returned", lease_no(answer.lease), *answer[1:])
 
-        def ask_store(uow: UnitOfWork) -> Answer:
-            answer = return_lease(uow, identity, cast.id_of(number), final, policy=POLICY)
+        def ask_store(uow: UnitOfWork, retry: Retry | None) -> Answer:
+            identity = cast.identity(uow, value)
+            answer = return_lease(uow, identity, cast.id_of(number), final, policy=POLICY, retry=as_key(retry))
             assert answer.successor_id in {None, answer.lease.id}
             money = (answer.returned, answer.discrepancy)
             return ("returned", answer.lease.id, *money, answer.already_closed, answer.balance.remaining)
 
-        return Call(f"{self!r} of lease {number} at {final}", cast, ask_model, ask_store)
+        def make(retry: Retry | None) -> Call:
+            name = f"{self!r} of lease {number} at {final} by value {value}"
+            return Call(name, cast, lambda books: ask_model(books, retry), lambda uow: ask_store(uow, retry))
+
+        return keyed(cast, books, self.key, f"{cast.agents[self.agent]} return", repr((number, final)), make)
 
 
 @dataclass(frozen=True)
@@ -326,41 +434,28 @@ class SetAllocation:
     amount: int
     force: bool
     at_spent: bool = False
+    key: int | None = None
 
     def resolve(self, cast: Cast, books: Books) -> Call:
-        agent = cast.identities[self.agent].agent_id
+        agent = cast.agents[self.agent]
         amount = books.spent(agent) + self.amount % 2 - 1 if self.at_spent else self.amount
-        return Call(
-            f"{self!r} to {amount}",
-            cast,
-            lambda books: ("allocated", books.set_allocation(agent, amount, force=self.force)),
-            lambda uow: (
-                "allocated",
-                set_allocation(uow, agent, amount, actor=ADMIN, force=self.force).balance.remaining,
-            ),
-        )
 
+        def ask_store(uow: UnitOfWork, retry: Retry | None) -> Answer:
+            levels = POLICY.alert_levels
+            changed = set_allocation(
+                uow, agent, amount, actor=ADMIN, force=self.force, retry=as_key(retry), levels=levels
+            )  # fmt: skip
+            return ("allocated", changed.previous, changed.allocated, changed.balance.remaining)
 
-@dataclass(frozen=True)
-class SetCap:
-    """An admin caps what an owner's agents may cost per month, or lifts the cap."""
+        def make(retry: Retry | None) -> Call:
+            return Call(
+                f"{self!r} to {amount}",
+                cast,
+                lambda books: ("allocated", *books.set_allocation(agent, amount, force=self.force, retry=retry)),
+                lambda uow: ask_store(uow, retry),
+            )
 
-    owner: int
-    cap: int | None
-
-    def resolve(self, cast: Cast, books: Books) -> Call:
-        del books
-        owner = cast.owners[self.owner]
-
-        def ask_model(books: Books) -> Answer:
-            books.set_cap(owner, self.cap)
-            return ("capped",)
-
-        def ask_store(uow: UnitOfWork) -> Answer:
-            cap_month(uow, owner, self.cap)
-            return ("capped",)
-
-        return Call(repr(self), cast, ask_model, ask_store)
+        return keyed(cast, books, self.key, f"admin allocation {agent}", repr((amount, self.force)), make)
 
 
 @dataclass(frozen=True)
@@ -372,7 +467,7 @@ class ChangeOwner:
 
     def resolve(self, cast: Cast, books: Books) -> Call:
         del books
-        agent, owner = cast.identities[self.agent].agent_id, cast.owners[self.owner]
+        agent, owner = cast.agents[self.agent], cast.owners[self.owner]
 
         def ask_model(books: Books) -> Answer:
             books.change_owner(agent, owner)
@@ -404,7 +499,7 @@ class Revoke:
         return Call(
             f"{self!r} of {numbers}",
             cast,
-            lambda books: ("revoked", *map(LeaseNo, books.revoke(numbers, "manual"))),
+            lambda books: ("revoked", *map(lease_no, books.revoke(numbers, "manual"))),
             ask_store,
         )
 
@@ -415,7 +510,16 @@ class Sweep:
 
     def resolve(self, cast: Cast, books: Books) -> Call:
         del books
-        return Call(repr(self), cast, lambda books: ("swept", books.sweep()), lambda uow: ("swept", sweep(uow).aged))
+
+        def ask_model(books: Books) -> Answer:
+            books.sweep()
+            return ("swept",)
+
+        def ask_store(uow: UnitOfWork) -> Answer:
+            sweep(uow)  # the number it returns counts leases that were only looked at
+            return ("swept",)
+
+        return Call(repr(self), cast, ask_model, ask_store)
 
 
 class GivenUpError(Exception):
@@ -469,7 +573,7 @@ def performing(calls: Sequence[Call]) -> list[Callable[[UnitOfWork], Answer]]:
 
 
 def _told(grant: Grant) -> Answer:
-    return ("granted", LeaseNo(grant.lease), *grant[1:])
+    return ("granted", lease_no(grant.lease, is_new=not grant.replayed), *grant[1:])
 
 
 def _granted(answer: Granted) -> Answer:
@@ -478,7 +582,7 @@ def _granted(answer: Granted) -> Answer:
 
 
 def _told_booking(booking: Booking) -> Answer:
-    return (booking.duplicate, booking.cost, booking.overspent, LeaseNo(booking.lease))
+    return (booking.duplicate, booking.cost, booking.overspent, lease_no(booking.lease))
 
 
 def _booked(booked: Booked) -> Answer:

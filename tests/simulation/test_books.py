@@ -10,18 +10,37 @@ from collections import Counter
 from datetime import UTC, datetime, timedelta
 from functools import partial
 from pathlib import Path
-from typing import TypeVar
+from typing import Literal, TypeVar
 
 from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
+from ironcage_core.domain.access import principal_of
 from ironcage_core.domain.audit import SYSTEM
+from ironcage_core.domain.ids import MASTER_PROJECT, ORPHANED_PROJECT
 from ironcage_core.errors.faults import StorageError
+from ironcage_core.ports.lists import EntryFilter, LeaseFilter, Paging, RequestFilter
+from ironcage_core.ports.storage import UnitOfWork
 from ironcage_core.services.accounts import add_user
-from ironcage_core.services.ic_tokens import authenticate
+from ironcage_core.services.agents import create_agent
+from ironcage_core.services.provider_keys import add_provider_key
+from ironcage_core.services.repair import repair as repair_books
 from ironcage_storage.sqlite.store import SqliteStore
-from tests.simulation.model import Books, month
+from tests.simulation.control import (
+    Again,
+    AssignKeys,
+    CancelReservation,
+    ChangeToken,
+    Decide,
+    Reserve,
+    SetLimits,
+    Steer,
+    Submit,
+    Suspend,
+    SwitchKey,
+)
+from tests.simulation.model import DAY, MINUTE, Books, Limits, month
 from tests.simulation.operations import (
     POLICY,
     TERMS,
@@ -41,15 +60,14 @@ from tests.simulation.operations import (
     Return,
     Revoke,
     SetAllocation,
-    SetCap,
     Sweep,
     answered,
     done,
     performing,
 )
 from tests.simulation.sabotage import Kind, PowerCutError, abandon, repair, sabotage
-from tests.simulation.witness import Stored, Witness, event_names, read_all, row_counts
-from tests.support.world import NOON, SetClock, World
+from tests.simulation.witness import Stored, Witness, alerts, event_names, read_all, row_counts
+from tests.support.world import ADMIN, API_KEY, NOON, SetClock, World
 
 T = TypeVar("T")
 
@@ -70,28 +88,82 @@ COSTS = st.one_of(
 )
 ALLOCATIONS = st.one_of(st.integers(10_000, 90_000), st.sampled_from([9_999, 10_000, 30_000]))
 CAPS = st.one_of(st.none(), st.integers(1, 60_000))
+TOKENS = st.sampled_from([0] * 8 + [1, 1, 2])
+KEYS = st.sampled_from([None] * 4 + [0, 1, 2])
 
-HANDSHAKES = st.builds(Handshake, AGENTS, REQUESTED, RUNTIMES, st.one_of(st.none(), st.sampled_from([1, 300, 86_400])))
+HANDSHAKES = st.builds(
+    Handshake, AGENTS, REQUESTED, RUNTIMES, st.one_of(st.none(), st.sampled_from([1, 300, 86_400])), TOKENS, KEYS
+)
 NEW_ITEMS = st.builds(Item, PICKS, COSTS)
 KNOWN_ITEMS = st.builds(
     Item, PICKS, COSTS, COUNTS_BACK, st.sampled_from([None, None, None, "cost", "tokens", "model", "provider"])
 )
-ITEMS = st.one_of(NEW_ITEMS, NEW_ITEMS, KNOWN_ITEMS)
-REPORTS = st.builds(Report, AGENTS, ITEMS)
-REPORT_BATCHES = st.builds(ReportBatch, AGENTS, st.lists(ITEMS, min_size=2, max_size=5).map(tuple))
-REFRESHES = st.builds(Refresh, AGENTS, PICKS, REQUESTED)
+RESERVED_ITEMS = st.builds(Item, PICKS, COSTS, reserved=COUNTS_BACK)
+ITEMS = st.one_of(NEW_ITEMS, NEW_ITEMS, KNOWN_ITEMS, RESERVED_ITEMS)
+REPORTS = st.builds(Report, AGENTS, ITEMS, TOKENS)
+REPORT_BATCHES = st.builds(ReportBatch, AGENTS, st.lists(ITEMS, min_size=2, max_size=5).map(tuple), TOKENS)
+REFRESHES = st.builds(Refresh, AGENTS, PICKS, REQUESTED, TOKENS, KEYS)
 EXTRAS = st.sampled_from([None, None, 0, -1, 1, 700, 15_000, TERMS.max_report, TERMS.max_report + 1])
-RETURNS = st.builds(Return, AGENTS, PICKS, EXTRAS)
+RETURNS = st.builds(Return, AGENTS, PICKS, EXTRAS, TOKENS, KEYS)
 REVOKES = st.builds(Revoke, st.lists(st.integers(0, 9), min_size=1, max_size=3).map(tuple))
+RESERVATIONS = st.one_of(
+    st.builds(
+        Reserve,
+        AGENTS,
+        st.one_of(st.none(), PICKS),
+        st.one_of(st.integers(0, 6_000), st.sampled_from(["all", "more than all", -1])),
+        st.one_of(st.none(), st.none(), COUNTS_BACK),
+        st.sampled_from([1, 300, 3_600]),
+        TOKENS,
+        KEYS,
+    ),
+    st.builds(CancelReservation, AGENTS, COUNTS_BACK, TOKENS),
+)
+AMOUNTS = st.one_of(ALLOCATIONS, ALLOCATIONS, st.sampled_from([TERMS.highest_request, TERMS.highest_request + 1]))
+BUDGET_REQUESTS = st.one_of(
+    st.builds(Submit, AGENTS, st.integers(0, 2), AMOUNTS, KEYS),
+    st.builds(
+        Decide,
+        st.sampled_from(["approve", "approve", "reject", "cancel"]),
+        st.integers(0, 9),
+        st.one_of(st.none(), AMOUNTS),
+        st.integers(0, 2),
+        KEYS,
+    ),
+)
+STEERINGS = st.one_of(
+    st.builds(Steer, AGENTS, st.sampled_from(["stop", "start", "start", "inactive", "active", "active"])),
+    st.builds(SwitchKey, st.integers(0, 1), st.booleans()),
+    st.builds(AssignKeys, AGENTS, st.sampled_from([(0,), (1,), (0, 1), (0, 1), (1, 0), ()])),
+    st.builds(Suspend, OWNERS, st.sampled_from([True, False, False])),
+)
+TOKEN_CHANGES = st.one_of(
+    st.builds(ChangeToken, AGENTS, st.just("regenerate"), st.sampled_from([0, 0, 60, 600]), st.booleans()),
+    st.builds(ChangeToken, AGENTS, st.sampled_from(["regenerate", "revoke", "issue", "issue"])),
+    st.builds(Steer, st.just(2), st.sampled_from(["delete", "start", "active"])),
+)
+LIMITS = st.builds(
+    SetLimits,
+    OWNERS,
+    st.builds(
+        Limits,
+        CAPS,
+        st.sampled_from([None, None, None, 1, 300, 1_000]),
+        st.sampled_from([None, None, None, 1, 5, 20]),
+    ),
+    st.sampled_from([None, None, 0, 1]),
+)
+AGAIN = st.builds(Again, st.integers(0, 5), st.sampled_from([False, False, False, True]))
 ADMIN_CALLS = st.one_of(
-    st.builds(SetAllocation, AGENTS, ALLOCATIONS, st.booleans()),
+    st.builds(SetAllocation, AGENTS, ALLOCATIONS, st.booleans(), key=KEYS),
     st.builds(SetAllocation, AGENTS, st.integers(0, 1), st.just(value=True), st.just(value=True)),
-    st.builds(SetCap, OWNERS, CAPS),
+    LIMITS,
     st.builds(ChangeOwner, AGENTS, OWNERS),
 )
 OPERATIONS: st.SearchStrategy[Operation] = st.one_of(
-    HANDSHAKES, REPORTS, REPORT_BATCHES, REFRESHES, RETURNS, REVOKES, ADMIN_CALLS, st.just(Sweep())
-)
+    HANDSHAKES, REPORTS, REPORT_BATCHES, REFRESHES, RETURNS, REVOKES, ADMIN_CALLS, st.just(Sweep()),
+    RESERVATIONS, BUDGET_REQUESTS, STEERINGS, TOKEN_CHANGES, AGAIN,
+)  # fmt: skip
 BATCHES = st.lists(st.one_of(OPERATIONS, OPERATIONS, st.builds(GiveUp, OPERATIONS)), min_size=2, max_size=6)
 
 
@@ -106,7 +178,15 @@ class BooksMachine(RuleBasedStateMachine):
         world = World(self.store, self.clock, POLICY)
         bob = self.store.write(partial(add_user, username="bob", email="bob@test", role="user", actor=SYSTEM))
         self.world = world
-        self.cast = Cast(world.sealing, [world.owner_id, bob.id], [])
+        ann = self.store.read(lambda uow: uow.users.find(world.owner_id))
+        assert ann is not None
+        root = self.store.write(partial(add_user, username="root", email="root@test", role="admin", actor=SYSTEM))
+        key = self.store.write(
+            partial(add_provider_key, provider="openai", api_key=API_KEY, actor=ADMIN, vault=world.vault)
+        )
+        principals = [principal_of(user, "session") for user in (ann, bob, root)]
+        keys, projects = [world.key_id, key.id], [MASTER_PROJECT, ORPHANED_PROJECT]
+        self.cast = Cast(world.sealing, world.signer, [ann.id, bob.id], principals, keys, projects)
         self.books = Books(TERMS, NOON)
         self.witness = Witness()
 
@@ -121,13 +201,18 @@ class BooksMachine(RuleBasedStateMachine):
 
     @initialize(budgets=st.tuples(ALLOCATIONS, ALLOCATIONS, ALLOCATIONS), cap=CAPS)
     def the_day_begins(self, budgets: tuple[int, int, int], cap: int | None) -> None:
-        for budget, owner in zip(budgets, (0, 0, 1), strict=True):
-            owner_id, amount = self.cast.owners[owner], max(10_000, budget)
-            agent = self.world.agent(amount, owner_id)
-            presented = self.world.signer.prove(agent.token, now=self.clock.now())
-            self.cast.identities.append(self.store.read(partial(authenticate, presented=presented)))
-            self.books.open_agent(agent.id, owner_id, amount)
-        self.do(SetCap(0, cap))
+        for budget, owner, project in zip(budgets, (0, 0, 1), (0, 1, 0), strict=True):
+            owner_id, amount, project_id = self.cast.owners[owner], max(10_000, budget), self.cast.projects[project]
+            made = self.store.write(
+                partial(
+                    create_agent, name="worker", budget=amount, owner_id=owner_id, provider_key_ids=self.cast.keys,
+                    project_id=project_id, actor=ADMIN, signer=self.world.signer,
+                )
+            )  # fmt: skip
+            self.cast.ids["value", len(self.cast.agents)] = made.ic_token.value
+            self.cast.agents.append(made.agent.id)
+            self.books.open_agent(made.agent.id, owner_id, amount, project_id, (0, 1))
+        self.do(SetLimits(0, Limits(cap)))
 
     # --- one thing at a time -------------------------------------------------
 
@@ -150,7 +235,7 @@ class BooksMachine(RuleBasedStateMachine):
         """A grant just made is covered by the cap of who pays for it (I3)."""
         stored = self.store.read(read_all)
         bank = stored.leases[lease_id].bank_user_id
-        cap = self.books.caps.get(bank)
+        cap = self.books.cap(bank)
         spent = stored.bank_spent.get((bank, month(self.clock.now())), 0)
         assert cap is None or spent + stored.bank_held.get(bank, 0) <= cap, "I3"
 
@@ -182,6 +267,26 @@ class BooksMachine(RuleBasedStateMachine):
     def administrate(self, operation: Operation) -> None:
         self.do(operation)
 
+    @rule(operation=RESERVATIONS)
+    def reserve(self, operation: Operation) -> None:
+        self.do(operation)
+
+    @rule(operation=BUDGET_REQUESTS)
+    def request_budget(self, operation: Operation) -> None:
+        self.do(operation)
+
+    @rule(operation=STEERINGS)
+    def steer(self, operation: Operation) -> None:
+        self.do(operation)
+
+    @rule(operation=TOKEN_CHANGES)
+    def change_token(self, operation: Operation) -> None:
+        self.do(operation)
+
+    @rule(operation=AGAIN)
+    def the_message_comes_again(self, operation: Again) -> None:
+        self.do(operation)
+
     @rule()
     def sweep(self) -> None:
         self.do(Sweep())
@@ -189,10 +294,130 @@ class BooksMachine(RuleBasedStateMachine):
     @rule(agent=AGENTS, unreported=st.integers(1, 5_000), cost=st.integers(1, 6_000))
     def a_queue_is_flushed_after_the_return(self, agent: int, unreported: int, cost: int) -> None:
         """The return books more than was reported; the reports that come behind it are not counted twice."""
-        if not self.books.open_of(self.cast.identities[agent].agent_id):
+        if not self.books.open_of(self.cast.agents[agent]):
             self.do(Handshake(agent, 3_000, None))
         self.do(Return(agent, Pick(0), unreported))
         self.do(Report(agent, Item(Pick(0), cost)))
+
+    @rule(agent=AGENTS, costs=st.lists(st.integers(0, 6_000), min_size=1, max_size=3), revokes=st.booleans())
+    def a_dead_value_settles(self, agent: int, costs: list[int], *, revokes: bool) -> None:
+        """A token is replaced while its lease is open; what was under way is reported under the old value."""
+        self.make_ready(agent)
+        self.do(Handshake(agent, 5_000, None))
+        self.do(ChangeToken(agent, "regenerate", 0, revokes))
+        for cost in costs:
+            self.do(Report(agent, Item(Pick(0), cost), token=1))
+        self.do(Return(agent, Pick(0), None, token=1))
+
+    @rule(agent=AGENTS, cost=st.integers(1, 5_000), beside=st.sampled_from([0, 1]))
+    def a_month_ends_while_money_is_lent(self, agent: int, cost: int, beside: int) -> None:
+        """What is lent carries over, what is spent is of the month in which it was reported."""
+        self.a_month_ends(-1)
+        self.make_ready(agent)
+        self.do(Handshake(agent, 8_000, None))
+        self.do(Report(agent, Item(Pick(0), cost)))
+        self.set_time(self.clock.now() + 1 + beside)
+        self.do(Report(agent, Item(Pick(0), cost)))
+        self.do(Refresh(agent, Pick(0), 3_000))
+
+    def make_ready(self, agent: int) -> None:
+        """Take away all that keeps an agent from money; one that is deleted stays so."""
+        name = self.cast.agents[agent]
+        known = self.books.agents[name]
+        owner = self.cast.owners.index(known.owner)
+        if known.is_hindered or len(self.books.open_of(name)) >= TERMS.max_open:
+            for what in ("stop", "start", "active"):
+                self.do(Steer(agent, what))
+        for key in sorted(self.books.disabled_keys):
+            self.do(SwitchKey(key, is_enabled=True))
+        if known.keys != (0, 1):
+            self.do(AssignKeys(agent, (0, 1)))
+        if known.owner in self.books.suspended:
+            self.do(Suspend(owner, is_suspended=False))
+        for project in (None, 0, 1):
+            self.do(SetLimits(owner, Limits(), project))
+        if known.current is None:
+            self.do(ChangeToken(agent, "issue"))
+        if self.books.remaining(name) < 20_000:
+            self.do(SetAllocation(agent, known.allocated + 20_000 - self.books.remaining(name), force=False))
+
+    @rule(
+        agent=AGENTS,
+        amount=st.integers(0, 3_000),
+        rest=st.sampled_from(["all", "more than all"]),
+        then=st.sampled_from(["report", "refresh", "return", "revoke", "stop", "cancel", "time"]),
+    )
+    def a_call_is_reserved(self, agent: int, amount: int, rest: Literal["all", "more than all"], then: str) -> None:
+        """What is set aside is free again after the report, or when the lease ends, or goes with a refresh."""
+        self.make_ready(agent)
+        self.do(Handshake(agent, 6_000, None))
+        self.do(Reserve(agent, Pick(0), amount))
+        self.do(Reserve(agent, Pick(0), rest))
+        endings: dict[str, Operation] = {
+            "report": Report(agent, Item(Pick(0), amount, reserved=0)),
+            "refresh": Refresh(agent, Pick(0), 1_000),
+            "return": Return(agent, Pick(0), None),
+            "revoke": Revoke((0,)),
+            "stop": Steer(agent, "stop"),
+            "cancel": CancelReservation(agent, 0),
+        }
+        if then in endings:
+            self.do(endings[then])
+        else:
+            self.set_time(self.clock.now() + 300_000)
+        self.do(Reserve(agent, Pick(0), rest))
+
+    @rule(agent=AGENTS, raised=st.integers(1, 9_000), key=KEYS, what=st.sampled_from(["approve", "reject", "cancel"]))
+    def a_request_is_decided_late(
+        self, agent: int, raised: int, key: int | None, what: Literal["approve", "reject", "cancel"]
+    ) -> None:
+        """An approval sets the budget, whatever it was when the request was made; a second decision comes too late."""
+        allocated = self.books.agents[self.cast.agents[agent]].allocated
+        self.do(Submit(agent, 2, allocated + 6_000, key))
+        self.do(SetAllocation(agent, allocated + raised, force=False))
+        self.do(Decide(what, 0, key=key))
+        self.do(Decide("approve", 0, key=key))
+
+    @rule(
+        agent=AGENTS,
+        which=st.sampled_from(["month", "tokens", "requests"]),
+        is_of_project=st.booleans(),
+        beside=st.sampled_from([0, 0, 1]),
+    )
+    def a_cap_is_reached(self, agent: int, which: str, beside: int, *, is_of_project: bool) -> None:
+        """A cap that is used up refuses new money, one that is not lets it pass."""
+        self.make_ready(agent)
+        self.do(Handshake(agent, 5_000, None))
+        self.do(Report(agent, Item(Pick(0), 700)))
+        known, now = self.books.agents[self.cast.agents[agent]], self.clock.now()
+        project = known.project if is_of_project else None
+        spent, held = self.books.spent_of_month(known.owner, project), self.books.lent_of(known.owner, project)
+        used = {
+            "month": spent + held,
+            "tokens": self.books.tokens_used[known.owner, project, now // DAY],
+            "requests": self.books.requests_made[known.owner, project, now // MINUTE],
+        }[which]
+        limits = Limits(**{which: max(1, used + beside)})
+        place = self.cast.projects.index(project) if project else None
+        self.do(SetLimits(self.cast.owners.index(known.owner), limits, place))
+        self.do(Handshake(agent, 3, None))
+        self.do(Refresh(agent, Pick(0), 3))
+
+    # --- what is derived -------------------------------------------------------
+
+    @rule()
+    def a_repair_finds_nothing(self) -> None:
+        """On sound books it changes no row and remembers nothing."""
+        before = row_counts(self.store)
+        repaired = self.store.write(repair_books)
+
+        assert (repaired.rows and {}, repaired.differences) == ({}, [])
+        assert row_counts(self.store) == before
+
+    @rule(agent=AGENTS)
+    def lists_are_counted(self, agent: int) -> None:
+        """The totals of lists are the numbers of the model."""
+        self.store.read(partial(count_lists, books=self.books, agent=self.cast.agents[agent]))
 
     # --- many things in one commit ---------------------------------------------
 
@@ -286,7 +511,7 @@ class BooksMachine(RuleBasedStateMachine):
 
     @invariant()
     def the_books_are_those_of_the_model(self) -> None:
-        if not self.cast.identities:
+        if not self.cast.agents:
             return
         stored = self.store.read(read_all)
         for agent, numbers in self.books.agents.items():
@@ -295,6 +520,7 @@ class BooksMachine(RuleBasedStateMachine):
         self.witness.check(stored)
         compare(stored, self.books, self.cast)
         assert event_names(self.store) == self.books.events
+        assert alerts(self.store) == [tuple(alert) for alert in self.books.alerts]
         assert row_counts(self.store)["usage"] == len(self.books.records)
 
 
@@ -366,6 +592,42 @@ def compare(stored: Stored, books: Books, cast: Cast) -> None:
     assert stored.bank_held == {user: books.bank_held(user) for user in users if books.bank_held(user)}
     assert stored.bank_spent == {key: amount for key, amount in books.bank_spent.items() if amount}
     assert Counter(entry.kind for entry in stored.entries) == books.entries
+    compare_control(stored, books, cast)
+
+
+def compare_control(stored: Stored, books: Books, cast: Cast) -> None:
+    """Check what steers the money: states, levels that were told, reservations, requests and settlements."""
+    for agent_id, modelled in books.agents.items():
+        agent = stored.agents[agent_id]
+        states = (modelled.runtime, modelled.is_held, modelled.is_inactive, modelled.is_deleted)
+        is_deleted = agent.deleted_at is not None
+        assert (agent.runtime_status, agent.stop_hold, agent.status == "inactive", is_deleted) == states
+        assert stored.balances[agent_id].alert_level == modelled.level
+    for (user, period), level in books.month_levels.items():
+        assert stored.month_levels.get((user, period), 0) == level
+    reserved = {cast.id_of(number): books.reserved(number) for number in range(len(books.leases))}
+    assert stored.reserved == {lease_id: amount for lease_id, amount in reserved.items() if amount}
+    requests = [
+        (cast.id_of(number, "request"), each.agent, each.requester, each.status, each.current, each.approved)
+        for number, each in enumerate(books.requests)
+    ]
+    assert sorted(stored.requests) == sorted(requests)
+    settlements = {cast.id_of(number): numbers for number, numbers in books.settlements.items()}
+    assert stored.settlements == settlements
+
+
+def count_lists(uow: UnitOfWork, *, books: Books, agent: str) -> None:
+    """Check the totals of pages about one agent."""
+    paging = Paging(1, 1)
+    mine = [lease for lease in books.leases if lease.agent == agent]
+    assert uow.leases.page(LeaseFilter(agent_id=agent), paging).total == len(mine)
+    for status, count in Counter(lease.status for lease in mine).items():
+        assert uow.leases.page(LeaseFilter(agent_id=agent, status=status), paging).total == count
+    requests = [request for request in books.requests if request.agent == agent]
+    page = uow.budget_requests.page(RequestFilter(agent_id=agent), paging, "created_at", descending=True)
+    assert page.total == len(requests)
+    total = sum(uow.ledger.page(EntryFilter(agent_id=each), paging).total for each in books.agents)
+    assert total == sum(books.entries.values())
 
 
 SHARED_FIELDS = (

@@ -7,30 +7,42 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass, field
 from functools import partial
+from itertools import count
 from pathlib import Path
 from threading import Barrier
 from typing import TypeVar
 
 import pytest
 
+from ironcage_core.domain.access import principal_of
+from ironcage_core.domain.audit import SYSTEM
 from ironcage_core.domain.ic_tokens import AgentIdentity
+from ironcage_core.domain.idempotency import RetryKey
+from ironcage_core.errors.money import BudgetExceededError, RequestAlreadyReviewedError
 from ironcage_core.errors.tree import RefusalError
 from ironcage_core.ports.storage import UnitOfWork
+from ironcage_core.services.accounts import add_user
+from ironcage_core.services.budget_requests import submit_request
+from ironcage_core.services.budget_reviews import approve, reject
 from ironcage_core.services.granting import Granted
 from ironcage_core.services.handshake import HandshakeRequest, handshake
+from ironcage_core.services.ic_token_changes import revoke_ic_token
 from ironcage_core.services.ic_tokens import authenticate
+from ironcage_core.services.late_reports import report_or_refuse
 from ironcage_core.services.leasing import refresh, return_lease
 from ironcage_core.services.reporting import Reported, report
+from ironcage_core.services.reserving import ReserveRequest, cancel_reservation, reserve
 from ironcage_storage.sqlite.store import SqliteStore
 from tests.simulation.operations import POLICY
 from tests.simulation.witness import check_sums, read_all
-from tests.support.world import PRICES, SetClock, TestAgent, World, usage
+from tests.support.world import ADMIN, PRICES, SetClock, TestAgent, World, usage
 
 T = TypeVar("T")
 
 THREADS = 16
 TASKS = 64
 BUDGET = 1_500_000
+WORDS = "Because this is what the day needs."
 OPERATIONS_PER_THREAD = 150
 OPERATIONS_PER_TASK = 30
 
@@ -83,6 +95,11 @@ class Runtime:
             request = HandshakeRequest(self.draw.randint(1, 20_000), runtime_id=runtime_id)
             return lambda uow: handshake(uow, identity, request, sealing=sealing, policy=POLICY)
         lease_id = self.draw.choice(self.leases[-3:])
+        if choice < 0.2:
+            name = f"req-{self.seed}-{self.draw.randint(1, 40)}"
+            if choice < 0.12:
+                return lambda uow: cancel_reservation(uow, identity, name)
+            return lambda uow: reserve(uow, identity, ReserveRequest(name, 500, lease_id), policy=POLICY)
         if choice < 0.75:
             item = usage(*self._next_report(lease_id))
             return lambda uow: report(uow, identity, item, prices=PRICES, policy=POLICY)
@@ -117,11 +134,13 @@ class Runtime:
 
 
 def suppress_refusals() -> suppress:
-    """Go on after a refusal for want of money or of an open lease; a database that is busy is a failure."""
+    """Go on after a refusal for want of money, of a lease or of a reservation; a database that is busy is a failure."""
     return suppress(*(kind for kind in _all_kinds(RefusalError) if kind.code in EXPECTED_CODES))
 
 
-EXPECTED_CODES = {"BUDGET_EXCEEDED", "TOO_MANY_LEASES", "LEASE_CLOSED", "LEASE_EXPIRED"}
+EXPECTED_CODES = {
+    "BUDGET_EXCEEDED", "TOO_MANY_LEASES", "LEASE_CLOSED", "LEASE_EXPIRED", "ALREADY_REPORTED", "RESERVATION_NOT_FOUND",
+}  # fmt: skip
 
 
 def _all_kinds(kind: type[RefusalError]) -> Iterator[type[RefusalError]]:
@@ -246,6 +265,87 @@ def test_ten_parallel_retries_of_a_return_give_back_once(town: Town) -> None:
     assert {answer.returned for answer in answers} == {9_600}
     assert town.agent.balance().remaining == BUDGET - 400
     assert town.agent.kinds()[-3:] == [("grant", 10_000), ("spend", 400), ("return", 9_600)]
+    assert town.world.verify().holds
+
+
+def test_ten_parallel_retries_with_one_key_hold_one_tranche(town: Town) -> None:
+    """Without a runtime id the idempotency key alone makes ten handshakes one."""
+    key = RetryKey(f"{town.agent.id} handshake", "key-1", "body")
+    request = HandshakeRequest(10_000)
+
+    answers = ten_times(
+        town,
+        lambda uow: handshake(uow, town.identity, request, sealing=town.world.sealing, policy=POLICY, retry=key),
+    )
+
+    assert len({answer.lease.id for answer in answers}) == 1
+    assert sorted(answer.replayed for answer in answers) == [False] + [True] * 9
+    assert town.agent.balance().held == 10_000
+    assert town.world.verify().holds
+
+
+def test_ten_parallel_reservations_share_one_hold(town: Town) -> None:
+    """A lease of 10 000 has room for three times 3 000, whoever comes first."""
+    lease_id = town.agent.handshake(10_000).lease.id
+    numbers = count()
+
+    def reserve_or_not(uow: UnitOfWork) -> bool:
+        try:
+            reserve(uow, town.identity, ReserveRequest(f"req-{next(numbers)}", 3_000, lease_id), policy=POLICY)
+        except BudgetExceededError:
+            return False
+        return True
+
+    answers = ten_times(town, reserve_or_not)
+
+    assert sum(answers) == 3
+    assert town.store.read(lambda uow: uow.reservations.sums([lease_id], uow.now)) == {lease_id: 9_000}
+
+
+def test_ten_parallel_decisions_on_a_request_decide_once(town: Town) -> None:
+    """Of five approvals and five rejections exactly one counts, and the budget follows it."""
+    root = town.store.write(partial(add_user, username="root", email="root@test", role="admin", actor=SYSTEM))
+    principal = principal_of(root, "session")
+    request_id = town.store.write(
+        partial(
+            submit_request, agent_id=town.agent.id, requested=BUDGET + 10_000, justification=WORDS, principal=principal
+        )
+    ).request.id
+    numbers = count()
+
+    def decide(uow: UnitOfWork) -> str:
+        try:
+            if next(numbers) % 2:
+                reject(uow, request_id, WORDS, principal=principal)
+                return "rejected"
+            approve(uow, request_id, principal=principal)
+        except RequestAlreadyReviewedError:
+            return "late"
+        return "approved"
+
+    answers = ten_times(town, decide)
+
+    assert sorted(answers)[1:] == ["late"] * 9
+    assert town.agent.balance().allocated == (BUDGET if "rejected" in answers else BUDGET + 10_000)
+    assert town.world.verify().holds
+
+
+def test_ten_parallel_late_reports_settle_no_more_than_was_held(town: Town) -> None:
+    """A dead value has one allowance, however many reports of it arrive at once."""
+    lease_id = town.agent.handshake(10_000).lease.id
+    town.store.write(partial(revoke_ic_token, agent_id=town.agent.id, actor=ADMIN))
+    presented = town.world.signer.prove(town.agent.token, now=town.world.clock.now())
+    numbers = count()
+
+    def settle(uow: UnitOfWork) -> bool:
+        identity = authenticate(uow, presented, settle=POLICY.settle)
+        item = usage(lease_id, f"req-{next(numbers)}", 3_000)
+        return isinstance(report_or_refuse(uow, identity, item, prices=PRICES, policy=POLICY), Reported)
+
+    answers = ten_times(town, settle)
+
+    assert sum(answers) == 3
+    assert town.agent.balance().spent == 9_000
     assert town.world.verify().holds
 
 

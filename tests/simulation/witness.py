@@ -3,12 +3,15 @@
 It knows nothing of the operations, only the invariants I2 to I7 of contract budget.md 1.4.
 """
 
+import json
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
+from ironcage_core.domain.agents import Agent
 from ironcage_core.domain.leases import Lease
 from ironcage_core.domain.ledger import Balance, Entry
+from ironcage_core.ports.lists import Paging, RequestFilter
 from ironcage_core.ports.storage import UnitOfWork
 from ironcage_core.services.verify import Verification, verify
 from ironcage_storage.sqlite.store import SqliteStore
@@ -24,14 +27,33 @@ class Stored:
     bank_spent: Mapping[tuple[str, str], int]
     bank_held: Mapping[str, int]
     verification: Verification
+    agents: Mapping[str, Agent]
+    reserved: Mapping[str, int]
+    requests: list[tuple[str, str, str, str, int, int | None]]
+    settlements: Mapping[str, tuple[int, int]]
+    month_levels: Mapping[tuple[str, str], int]
 
 
 def read_all(uow: UnitOfWork) -> Stored:
     """Read every number there is."""
     balances = {balance.agent_id: balance for balance in uow.balances.all()}
+    leases = {lease.id: lease for agent_id in balances for lease in uow.leases.of_agent(agent_id)}
+    agents = {agent_id: uow.agents.find(agent_id) for agent_id in balances}
+    months = uow.banks.all_spent()
+    settlements = {lease_id: uow.dead_tokens.settlement(lease_id) for lease_id in leases}
+    sums = uow.reservations.sums(list(leases), uow.now)
+    requests = uow.budget_requests.page(RequestFilter(), Paging(1, 1000), "created_at", descending=False)
     return Stored(
         balances=balances,
-        leases={lease.id: lease for agent_id in balances for lease in uow.leases.of_agent(agent_id)},
+        leases=leases,
+        agents={agent_id: agent for agent_id, agent in agents.items() if agent},
+        reserved={lease_id: amount for lease_id, amount in sums.items() if amount},
+        requests=[
+            (each.id, each.agent_id, each.requester_id, each.status, each.current_budget, each.approved_budget)
+            for each in requests.rows
+        ],
+        settlements={lease_id: each[1:] for lease_id, each in settlements.items() if each},
+        month_levels={key: uow.bank_alerts.level(*key) for key in months},
         entries=list(uow.ledger.by_agent()),
         bank_spent={key: amount for key, amount in uow.banks.all_spent().items() if amount},
         bank_held={key: amount for key, amount in uow.banks.all_held().items() if amount},
@@ -47,9 +69,15 @@ def row_counts(store: SqliteStore) -> dict[str, int]:
         "(SELECT coalesce(max(seq), 0) FROM audit_log)",
         "(SELECT count(*) FROM usage_records)",
         "(SELECT count(*) FROM leases)",
+        "(SELECT count(*) FROM reservations)",
+        "(SELECT count(*) FROM idempotency_keys)",
+        "(SELECT count(*) FROM budget_requests)",
+        "(SELECT count(*) FROM ic_token_deaths)",
+        "(SELECT count(*) FROM settlements)",
     ]
     row = store._connection.execute(f"SELECT {', '.join(parts)}").fetchone()
-    return dict(zip(("ledger", "feed", "audit", "usage", "leases"), row, strict=True))
+    names = ("ledger", "feed", "audit", "usage", "leases", "reserved", "keys", "requests", "deaths", "settlements")
+    return dict(zip(names, row, strict=True))
 
 
 def event_names(store: SqliteStore) -> Counter[str]:
@@ -58,9 +86,20 @@ def event_names(store: SqliteStore) -> Counter[str]:
     counts: Counter[str] = Counter()
     for name, rows, ids in store._connection.execute(sql):
         assert rows == ids, f"{name} was published twice"
-        if name.startswith("lease_") or name in {"llm_call", "budget_changed"}:
+        if name.startswith(("lease_", "budget_request_")) or name in {"llm_call", "budget_changed"}:
             counts[name] = rows
     return counts
+
+
+def alerts(store: SqliteStore) -> list[tuple[object, ...]]:
+    """Return the alerts that were published, oldest first."""
+    sql = "SELECT agent_id, data FROM feed WHERE type = 'COST_ALERT' ORDER BY seq"
+    told: list[tuple[object, ...]] = []
+    for agent_id, text in store._connection.execute(sql):
+        data = json.loads(text)
+        numbers = (data["percentage"], data["budget_spent_micros"], data["budget_limit_micros"])
+        told.append((agent_id, data["scope"], data["threshold"], tuple(data["crossed"]), *numbers))
+    return told
 
 
 @dataclass
