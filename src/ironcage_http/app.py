@@ -32,6 +32,7 @@ from ironcage_http.routes import (
     auth,
     auth_checks,
     budget,
+    budget_requests,
     budgets,
     ic_tokens,
     keys,
@@ -42,6 +43,7 @@ from ironcage_http.routes import (
     projects,
     providers,
     reports,
+    reservations,
     system,
     tokens,
     traces,
@@ -51,6 +53,7 @@ from ironcage_http.routes import (
 from ironcage_http.routing import Route
 from ironcage_http.secret_watch import SecretWatch
 from ironcage_http.settings import Settings
+from ironcage_http.sweeping import Sweeper
 from ironcage_http.throttle import Throttle
 from ironcage_http.wire import encode
 from ironcage_http.wiring import Wiring
@@ -81,7 +84,9 @@ ROUTES: Final[Sequence[Route]] = (
     *limits.ROUTES,
     *budget.ROUTES,
     *reports.ROUTES,
+    *reservations.ROUTES,
     *budgets.ROUTES,
+    *budget_requests.ROUTES,
     *leases.ROUTES,
     *ledger.ROUTES,
     *usage.ROUTES,
@@ -111,6 +116,7 @@ def wire(store: Store, settings: Settings) -> Wiring:
         throttle=Throttle(settings, TokenBuckets(), FailureWindow()),
         denials=TokenBuckets(),
         token_counter=TokenCounter(TokenBuckets()),
+        sweeper=Sweeper(store),
         nobodys_hash=hasher.hash(secrets.token_urlsafe()),
         new_refresh_token=new_refresh_token,
         new_api_token=new_api_token,

@@ -6,26 +6,15 @@ Exit codes: 0 done; 1 a check found differences; 2 wrong usage; 3 a start-up or 
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
-from pathlib import Path
 
 import click
 from rich.console import Console
 
-from ironcage_core.domain.ids import is_id
 from ironcage_core.errors.tree import IroncageError
-from ironcage_core.services.verify import verify as verify_books
 from ironcage_http.admin_commands import admin
+from ironcage_http.book_commands import DIFFERENCES_FOUND, rebuild_rollups, repair, table_console, verify
 from ironcage_http.command_errors import Refused
 from ironcage_http.key_commands import doctor, keys
-from ironcage_http.verification import show_verification
-from ironcage_storage.sqlite.store import SqliteStore
-
-DIFFERENCES_FOUND = 1
-
-
-def _console() -> Console:
-    # Never narrower than the widest table, so that a pipe or a small window cuts no number off.
-    return Console(width=max(Console().width, 100), highlight=False)
 
 
 @contextmanager
@@ -46,6 +35,9 @@ def main() -> None:
 main.add_command(admin)
 main.add_command(keys)
 main.add_command(doctor)
+main.add_command(verify)
+main.add_command(repair)
+main.add_command(rebuild_rollups)
 
 
 @main.command()
@@ -53,7 +45,7 @@ def demo() -> None:
     """Play one agent's day over HTTP on a temporary database and check the books."""
     with _server_extra():
         from ironcage_http.rehearsal import rehearse  # noqa: PLC0415 - a bare install has no server
-    if not rehearse(_console()):
+    if not rehearse(table_console()):
         raise SystemExit(DIFFERENCES_FOUND)
 
 
@@ -68,26 +60,3 @@ def serve() -> None:
         serve_until_stopped(read_settings(os.environ), console)
     except IroncageError as error:
         raise Refused(error) from error
-
-
-@main.command()
-@click.argument("database", type=click.Path(exists=True, dir_okay=False, path_type=Path))
-@click.option("--agent", "agent_id", help="Check only this agent.")
-def verify(database: Path, agent_id: str | None) -> None:
-    """Recompute every balance of DATABASE from its ledger; exit 1 if anything differs."""
-    console = _console()
-    if agent_id is not None and not is_id(agent_id, "agent"):
-        raise click.UsageError("an agent id is agent_ and 32 hex digits")
-    try:
-        with SqliteStore(database, must_exist=True) as store:
-            complaints = store.check_file()
-            for complaint in complaints:
-                console.print(f"[red]file[/]        {complaint}")
-            checked = store.read(lambda uow: verify_books(uow, agent_id))
-    except IroncageError as error:
-        raise Refused(error) from error
-    if agent_id is not None and not checked.agents:
-        raise click.UsageError(f"there is no agent {agent_id}")
-    show_verification(checked, console)
-    if complaints or not checked.holds:
-        raise SystemExit(DIFFERENCES_FOUND)

@@ -16,6 +16,9 @@ from litestar.types import ASGIApp, HTTPScope, Message, Receive, Scope, Send
 from ironcage_http.errors import not_found
 from ironcage_http.metrics import Metrics
 
+_FREE_TEXT: Final = re.compile(rb"/api(/v1)?/(usage/by-(project|provider)|budget/reserve)/[^/]+/?")
+"""Paths whose last part is free text, in which an encoded slash is a character like any other."""
+
 _REQUEST_ID: Final = re.compile(r"[A-Za-z0-9._-]{1,64}")
 _SECURITY: Final = (
     (b"x-content-type-options", b"nosniff"),
@@ -68,6 +71,8 @@ class Edge:
         if scope["method"] == "OPTIONS" and b"access-control-request-method" in sent and b"origin" in sent:
             await _answer_preflight(send, headers, is_allowed=sent[b"origin"] in self._origins)
             return
+        if b"%2f" in scope["raw_path"].lower() and _FREE_TEXT.fullmatch(scope["raw_path"]):
+            scope["path"] = scope["raw_path"].decode("latin-1")  # which says as much to routing, and is not cut in two
         start = perf_counter()
 
         async def decorated(message: Message) -> None:

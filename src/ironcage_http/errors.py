@@ -12,8 +12,10 @@ from litestar.response.base import ASGIResponse
 from ironcage_core.domain.instants import MS_PER_S
 from ironcage_core.errors.access import CostCapReachedError, CostQuotaExceededError, RateLimitExceededError
 from ironcage_core.errors.money import (
+    ApprovalDecreasesBudgetError,
     BudgetBelowSpentError,
     BudgetChangedError,
+    BudgetDecreaseRequestError,
     BudgetDecreaseRequiresConfirmationError,
     BudgetExceededError,
     BudgetUnchangedError,
@@ -66,7 +68,7 @@ _DECREASE: Final = frozenset(
 )
 AMOUNTS: Final[Mapping[type[IroncageError], frozenset[str]]] = MappingProxyType(
     {
-        BudgetExceededError: frozenset(("spent", "limit", "held", "remaining")),
+        BudgetExceededError: frozenset(("spent", "limit", "held", "remaining", "available", "requested")),
         CostCapReachedError: frozenset(("spent", "limit")),
         CostQuotaExceededError: frozenset(("limit", "used")),
         RequestIdConflictError: frozenset(("recorded_cost",)),
@@ -74,12 +76,14 @@ AMOUNTS: Final[Mapping[type[IroncageError], frozenset[str]]] = MappingProxyType(
         BudgetUnchangedError: frozenset(("current_budget",)),
         BudgetBelowSpentError: _DECREASE,
         BudgetDecreaseRequiresConfirmationError: _DECREASE,
+        BudgetDecreaseRequestError: frozenset(("current_budget", "requested_budget")),
+        ApprovalDecreasesBudgetError: frozenset(("current_budget", "approved_budget")),
     }
 )
 """Which details are micro-USD inside and USD on the wire."""
 
 _INSTANTS: Final = frozenset(
-    ("frees_at", "expired_at", "revoked_at", "locked_until", "resets_at", "reset_at", "kept_since")
+    ("frees_at", "expired_at", "revoked_at", "reviewed_at", "locked_until", "resets_at", "reset_at", "kept_since")
 )
 _NAMES: Final = MappingProxyType({"recorded_cost": "recorded_cost_usd", "retry_after_s": "retry_after"})
 _JSON: Final = "application/json"

@@ -160,7 +160,9 @@ def _operation(route: Route, refs: Mapping[Any, Any]) -> dict[str, Any]:
         "parameters": [
             {"name": name, "in": "path", "required": True, "schema": {"type": "string"}}
             for name in re.findall(r"{(\w+)}", route.path)
-        ],
+        ]
+        + [{"name": name, "in": "query", "schema": {"type": "string"}} for name in route.query]
+        + ([_RETRY_KEY] if route.is_retried_by_key else []),
         "responses": responses,
     }
     if route.body is not None:
@@ -168,6 +170,13 @@ def _operation(route: Route, refs: Mapping[Any, Any]) -> dict[str, Any]:
         operation["requestBody"] = {"content": {"application/json": content}}
     return operation
 
+
+_RETRY_KEY: Final = {
+    "name": "Idempotency-Key",
+    "in": "header",
+    "description": "Retries of a request that name the same key have one effect.",
+    "schema": {"type": "string", "minLength": 1, "maxLength": 200, "pattern": "^[!-~]+$"},
+}
 
 _STYLE: Final = """body{font:16px/1.5 system-ui,sans-serif;max-width:60rem;margin:2rem auto;padding:0 1rem}
 code,pre{font-family:ui-monospace,monospace}pre{background:#f4f4f4;padding:.5rem;overflow:auto}

@@ -56,6 +56,10 @@ class Query:
         if self.problems:
             raise ValidationError(self.problems)
 
+    def has(self, name: str) -> bool:
+        """Tell whether a parameter is given at all, whatever is wrong with it."""
+        return name in self._given
+
     def text(self, name: str, *, longest: int = 100) -> str | None:
         """Return a text of 1 to `longest` characters."""
 

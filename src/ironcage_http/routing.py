@@ -3,13 +3,16 @@
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any, Literal
+from typing import Any, Final, Literal
 
 import msgspec
 from litestar.response.base import ASGIResponse
 
 from ironcage_core.domain.limit_classes import LimitClass
 from ironcage_core.domain.permissions import RULES, Rule
+
+PAGED: Final = ("page", "per_page", "sort")
+"""The query parameters of every list."""
 
 Handler = Callable[[Any], Awaitable[ASGIResponse]]
 
@@ -31,6 +34,8 @@ class Route:
             statuses, the one of this route stands before it.
         limit: The class of its rate limit; None for the general one of its method, `none` for no limit.
         example: A body for the documentation.
+        query: The query parameters it knows, by name.
+        is_retried_by_key: Whether it takes the header `Idempotency-Key`.
 
     Raises:
         ValueError: The action is not in the table: nobody could say who may call.
@@ -47,6 +52,8 @@ class Route:
     codes: tuple[str, ...] = ()
     limit: LimitClass | Literal["none"] | None = None
     example: Any = None
+    query: tuple[str, ...] = ()
+    is_retried_by_key: bool = False
 
     def __post_init__(self) -> None:
         if self.action not in RULES:

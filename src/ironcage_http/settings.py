@@ -16,6 +16,7 @@ from typing import Any, Final, NamedTuple
 from ironcage_core.domain.instants import MS_PER_S
 from ironcage_core.domain.leases import LeasePolicy
 from ironcage_core.domain.limit_classes import LimitClass
+from ironcage_core.domain.money import Micros
 from ironcage_core.domain.rate_limits import Rate
 from ironcage_core.errors.tree import StartupError
 from ironcage_http import variable_kinds as kinds
@@ -30,14 +31,11 @@ DEFAULT_ORIGINS: Final = ("http://localhost:5173", "http://localhost:4173", "htt
 LATER: Final = frozenset(
     {
         "ENABLE_DEMO_SEED",
-        "IRON_BUDGET_ALERT_LEVELS",
-        "IRON_BUDGET_REQUEST_MAX_USD",
         "IRON_CALL_KEY_RETENTION_DAYS",
         "IRON_DEV_RESET_DB",
         "IRON_FEED_RETENTION_EVENTS",
         "IRON_FEED_RETENTION_HOURS",
         "IRON_SAFETY_RETENTION_DAYS",
-        "IRON_SETTLE_SECONDS",
     }
 )
 """Variables of the contract that nothing reads yet."""
@@ -56,7 +54,7 @@ class SettingsError(StartupError):
 
 @dataclass(frozen=True, slots=True)
 class Settings:
-    """Everything an operator decides; durations in seconds, but for the lease policy.
+    """Everything an operator decides; durations in seconds, but for the lease policy, and money in micro-USD.
 
     `admin` is None where the environment names none. `max_sessions` 0 means no limit. `rate_limits` holds only those
     that differ from the contract's.
@@ -83,6 +81,7 @@ class Settings:
     max_body_bytes: int
     leases: LeasePolicy
     sweep_s: int
+    budget_request_max: Micros
     allowed_origins: tuple[str, ...]
     trusted_proxies: tuple[kinds.Network, ...]
     allowed_providers: tuple[str, ...]
@@ -160,6 +159,7 @@ def _settings(env: Environment, here: Deployment, plain: _Plain, secrets: Secret
         max_body_bytes=env.read(v.MAX_BODY),
         leases=_lease_policy(env),
         sweep_s=env.read(v.LEASE_SWEEP),
+        budget_request_max=env.read(v.BUDGET_REQUEST_MAX),
         allowed_origins=plain.origins,
         trusted_proxies=env.read(v.PROXIES),
         allowed_providers=env.read(v.ALLOWED_PROVIDERS),
@@ -187,6 +187,8 @@ def _lease_policy(env: Environment) -> LeasePolicy:
         max_open=env.read(v.LEASE_MAX_OPEN),
         max_report=env.read(v.REPORT_MAX),
         max_batch=env.read(v.REPORT_BATCH),
+        settle=env.read(v.SETTLE) * MS_PER_S,
+        alert_levels=env.read(v.ALERT_LEVELS),
     )
 
 

@@ -1,15 +1,26 @@
 """Usage queries: the filters and the time that every question about usage takes, and how an answer echoes them."""
 
+from typing import Final
+
 import msgspec
 
+from ironcage_core.domain.access import Principal
 from ironcage_core.domain.instants import Instant
 from ironcage_core.domain.periods import Asked, TimeRange
-from ironcage_core.services.usage_scope import UsageQuestion
+from ironcage_core.ports.lists import UsageFilter
+from ironcage_core.ports.storage import UnitOfWork
+from ironcage_core.services.usage_scope import UsageQuestion, check_may_ask_by_user, usage_filter
 from ironcage_http.queries import Query
 from ironcage_http.wire import moment
 
 LONGEST_MODEL = 200
 LONGEST_PROJECT = 500
+
+
+QUESTIONS: Final = (
+    "agent_id", "provider_id", "provider", "model", "project_id", "user_id", "period", "start_date", "end_date",
+)  # fmt: skip
+"""The query parameters that say which calls a question is about."""
 
 
 class RangeView(msgspec.Struct, frozen=True):
@@ -28,16 +39,30 @@ class EchoView(msgspec.Struct, frozen=True, kw_only=True):
     calculated_at: str | None
 
 
-def read_question(query: Query, *, provider: str | None = None, project_id: str | None = None) -> UsageQuestion:
-    """Return which calls a query asks about; the provider and the project are those of the path, if it names one."""
+def read_question(query: Query) -> UsageQuestion:
+    """Return which calls a query asks about."""
     return UsageQuestion(
         agent_id=query.id("agent_id", "agent"),
         provider_id=query.text("provider_id"),
-        provider=query.text("provider") if provider is None else provider,
+        provider=query.text("provider"),
         model=query.text("model", longest=LONGEST_MODEL),
-        project_id=query.text("project_id", longest=LONGEST_PROJECT) if project_id is None else project_id,
+        project_id=query.text("project_id", longest=LONGEST_PROJECT),
         user_id=query.id("user_id", "user"),
     )
+
+
+def judged_filter(uow: UnitOfWork, query: Query, asked: UsageQuestion, principal: Principal) -> UsageFilter | None:
+    """Return which usage a query means; None for none at all.
+
+    Raises:
+        ForbiddenError, AgentTokenForbiddenError, AgentNotFoundError, ProviderNotFoundError: As `usage_filter` says.
+        ValidationError: What is wrong with the query, which is told only after that. Source: contract resources.md 0.
+    """
+    if query.has("user_id"):
+        check_may_ask_by_user(principal)
+    which = usage_filter(uow, asked, principal)
+    query.check()
+    return which
 
 
 def read_time(query: Query) -> Asked:

@@ -177,6 +177,15 @@ def provider_kinds(text: str) -> tuple[str, ...]:
     return named if named and set(named) <= set(KNOWN_PROVIDERS) else _no()
 
 
+def percents(text: str) -> tuple[int, ...]:
+    """Read a rising list of whole percents."""
+    parts = [part.strip() for part in text.split(",")]
+    if not all(re.fullmatch(r"[0-9]{1,4}", part, re.ASCII) for part in parts):
+        raise ValueError
+    levels = tuple(map(int, parts))
+    return levels if levels == tuple(sorted(set(levels))) and 1 <= levels[0] <= levels[-1] <= 1000 else _no()
+
+
 def _parts(text: str) -> list[str]:
     return [part.strip() for part in text.split(",") if part.strip()]
 

@@ -9,6 +9,7 @@ from collections.abc import Mapping
 from types import MappingProxyType
 from typing import Any, Final
 
+from ironcage_core.domain.alerts import DEFAULT_LEVELS
 from ironcage_core.domain.limit_classes import LIMITS, LimitClass, parse_overrides
 from ironcage_core.domain.providers import KNOWN_PROVIDERS
 from ironcage_core.domain.rate_limits import Rate
@@ -127,6 +128,20 @@ LEASE_SWEEP: Final = kinds.whole("IRON_LEASE_SWEEP_SECONDS", 5, 1, unit=_S)
 LEASE_MAX_OPEN: Final = kinds.whole("IRON_LEASE_MAX_OPEN", 50, 1, note="open leases of one agent")
 REPORT_MAX: Final = kinds.money("IRON_REPORT_MAX_USD", 1000, "the most that one report may cost")
 REPORT_BATCH: Final = kinds.whole("IRON_REPORT_BATCH_MAX", 1000, 1, note="reports in one batch")
+SETTLE: Final = kinds.whole(
+    "IRON_SETTLE_SECONDS", 86_400, 0, unit=_S, note="after its death an IC token may settle its leases"
+)
+BUDGET_REQUEST_MAX: Final = kinds.money(
+    "IRON_BUDGET_REQUEST_MAX_USD", 10_000, "the largest budget that may be asked for or approved on request"
+)
+ALERT_LEVELS: Final[Variable[tuple[int, ...]]] = Variable(
+    "IRON_BUDGET_ALERT_LEVELS",
+    DEFAULT_LEVELS,
+    "a comma list of whole percents from 1 to 1000, rising",
+    kinds.percents,
+    ",".join(map(str, DEFAULT_LEVELS)),
+    "an alert is published when a budget or a month is used up to one of them",
+)
 AUDIT_RETENTION: Final = kinds.whole("IRON_AUDIT_RETENTION_DAYS", 90, 1, unit=" of days")
 USAGE_RETENTION: Final = kinds.whole("IRON_USAGE_RETENTION_DAYS", 90, 7, 2555, unit=" of days", note="for single calls")
 HOUR_ROLLUP_RETENTION: Final = kinds.whole("IRON_HOUR_ROLLUP_RETENTION_DAYS", 90, 2, 2555, unit=" of days")

@@ -9,7 +9,7 @@ import re
 from collections.abc import Sequence
 from decimal import Decimal
 from functools import lru_cache
-from typing import Any, Final, Generic, TypeVar, get_args
+from typing import Any, Final, Generic, NamedTuple, TypeVar, get_args
 
 import msgspec
 
@@ -68,7 +68,7 @@ class Read(Generic[S]):
         is_strict: Whether an unknown field is refused instead of ignored.
     """
 
-    __slots__ = ("_syntax", "fields", "found", "problems")
+    __slots__ = ("_kind", "_syntax", "fields", "found", "problems")
 
     def __init__(
         self,
@@ -79,6 +79,7 @@ class Read(Generic[S]):
         may_be_empty: bool = False,
         is_strict: bool = False,
     ) -> None:
+        self._kind = kind
         self._syntax: RefusalError | None = None
         self.found: S | None = None
         self.fields: dict[str, msgspec.Raw] = {}
@@ -151,6 +152,20 @@ class Read(Generic[S]):
             raise ValidationError(self.problems or {"body": "is needed"})
         return self.found
 
+    def parts(self) -> tuple[dict[str, Any], dict[str, str]]:
+        """Return the fields that can be read, and what is wrong with the others, so that all faults are told at once.
+
+        Raises:
+            UnsupportedMediaTypeError, MalformedJsonError: It is no JSON.
+            ValidationError: It is no object, or has nothing in it and needs something.
+        """
+        self.check_syntax()
+        if self.found is not None or not self.fields:
+            return msgspec.structs.asdict(self.value()), {}
+        kinds = {field.encode_name: field.type for field in _fields_of(self._kind)}
+        fine = [name for name in self.fields if name in kinds and name not in self.problems]
+        return {name: _field_decoder(kinds[name]).decode(self.fields[name]) for name in fine}, self.problems
+
 
 def decoded(raw: bytes | msgspec.Raw, kind: type[S]) -> S:
     """Return what JSON says, judged as a whole.
@@ -159,12 +174,24 @@ def decoded(raw: bytes | msgspec.Raw, kind: type[S]) -> S:
         msgspec.ValidationError, msgspec.DecodeError: It does not fit, or an amount is spelled as no JSON number is.
     """
     found: S = _decoder(kind).decode(raw)
-    texts = _amounts_of(kind)
-    if texts is not None and any(_is_odd(each) for each in msgspec.structs.astuple(texts.decode(raw))):
+    amounts = _amounts_of(kind)
+    if amounts is None or not amounts.may_be_quoted(bytes(raw)):
+        return found
+    if any(_is_odd(each) for each in msgspec.structs.astuple(amounts.texts.decode(raw))):
         raise msgspec.ValidationError
     return found
 
 
+_EXPECTED: Final = re.compile(r"Expected `([^`]+)`, got `(\w+)")
+_KINDS: Final = {
+    "int": "an integer",
+    "float": "a number",
+    "decimal": "a number or a numeric string in USD",
+    "str": "a string",
+    "bool": "true or false",
+    "array": "a list",
+    "object": "a JSON object",
+}
 _TEXT: Final = msgspec.json.Decoder(str | None)
 _FIELDS: Final = msgspec.json.Decoder(dict[str, msgspec.Raw])
 _NO_AMOUNT: Final = msgspec.Raw(b"null")
@@ -185,12 +212,26 @@ def _field_decoder(kind: Any) -> msgspec.json.Decoder[Any]:  # noqa: ANN401 - an
     return msgspec.json.Decoder(kind)
 
 
+class _Amounts(NamedTuple):
+    """The amounts of a kind of body: what reads them as they are spelled, and what finds one that is quoted."""
+
+    texts: msgspec.json.Decoder[msgspec.Struct]
+    quoted: re.Pattern[bytes]
+
+    def may_be_quoted(self, raw: bytes) -> bool:
+        """Tell whether an amount may be a text; with an escape in the body, its name may be spelled otherwise."""
+        return b"\\" in raw or self.quoted.search(raw) is not None
+
+
 @lru_cache
-def _amounts_of(kind: type[msgspec.Struct]) -> msgspec.json.Decoder[msgspec.Struct] | None:
-    """Return what reads the amounts of a body as they are spelled, for msgspec is lenient; None if it has none."""
+def _amounts_of(kind: type[msgspec.Struct]) -> _Amounts | None:
+    """Return what looks at the amounts of a body as they are spelled, for msgspec is lenient; None if it has none."""
     names = [field.encode_name for field in _fields_of(kind) if _is_amount(field.type)]
+    if not names:
+        return None
     fields = [(name, msgspec.Raw, msgspec.field(default=_NO_AMOUNT)) for name in names]
-    return msgspec.json.Decoder(msgspec.defstruct("Amounts", fields)) if names else None
+    quoted = re.compile("|".join(rf'"{re.escape(name)}"\s*:\s*"' for name in names).encode())
+    return _Amounts(msgspec.json.Decoder(msgspec.defstruct("Amounts", fields)), quoted)
 
 
 def _is_amount(kind: Any) -> bool:  # noqa: ANN401 - any annotation of a struct
@@ -238,9 +279,13 @@ def _strangers(names: Sequence[str]) -> dict[str, str]:
 
 
 def _phrase(error: msgspec.ValidationError) -> str:
-    """Return msgspec's complaint as a clause; it names types and paths, never the value."""
-    text = str(error)
-    return text[:1].lower() + text[1:]
+    """Return msgspec's complaint as a clause for a person; it names types and paths, never the value."""
+    text, _, path = str(error).removesuffix("`").partition(" - at `$")
+    if (found := _EXPECTED.match(text)) is None:
+        return text[:1].lower() + text[1:]
+    kinds = [_KINDS.get(kind, kind) for kind in found[1].split(" | ") if kind != "null"]
+    clause = "may not be null" if found[2] == "null" else f"must be {' or '.join(kinds)}"
+    return f"{path.removeprefix('.')} {clause}".lstrip()
 
 
 def _malformed(error: Exception) -> MalformedJsonError:

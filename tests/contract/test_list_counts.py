@@ -31,7 +31,7 @@ from tests.support.rows import (
     token_row,
     user_row,
 )
-from tests.support.stores import RefusedError, raising, raw
+from tests.support.stores import RefusedError, in_one_commit, raising, raw
 from tests.support.world import NOON
 
 OWNERS: Final = [user_row(f"counted {n}") for n in range(3)]
@@ -195,6 +195,32 @@ def test_a_unit_that_fails_leaves_totals_as_they_were(store: SqliteStore) -> Non
         store.write(raising(work))
 
     store.read(lambda uow: check(uow, life))
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_units_that_share_a_commit_move_totals_as_if_each_had_its_own(store: SqliteStore, seed: int) -> None:
+    """Whether they look at the totals in between, and whatever those did that failed."""
+    life = Life(seed)
+    store.write(life.begin)
+    store.write(life.create)
+
+    def step_and_look(uow: UnitOfWork) -> None:
+        life.step(uow)
+        check(uow, life)
+
+    def fail(uow: UnitOfWork) -> None:
+        uow.balances.totals(BalanceFilter())
+        agent_id = life.random.choice(list(life.agents))
+        uow.balances.put(life.balances[agent_id]._replace(held=77))
+        uow.agents.put(life.agents[agent_id]._replace(owner_id=OWNERS[0].id, deleted_at=None))
+        uow.balances.totals(BalanceFilter())
+        raise RefusedError
+
+    for _ in range(STEPS // 4):
+        units = life.random.choices([life.step, step_and_look, fail], [3, 1, 1], k=8)
+        outcomes = in_one_commit(store, *units)
+        assert [type(outcome.error) for outcome in outcomes if outcome.error] == [RefusedError] * units.count(fail)
+        store.read(lambda uow: check(uow, life))
 
 
 def fill_books(uow: UnitOfWork) -> list[Agent]:

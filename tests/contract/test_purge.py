@@ -9,8 +9,9 @@ from ironcage_core.domain.instants import MS_PER_DAY, MS_PER_HOUR, MS_PER_MINUTE
 from ironcage_core.domain.usage import KeptCall, UsageRecord
 from ironcage_core.ports.lists import Page, Paging, TraceFilter, UsageFilter
 from ironcage_core.ports.storage import UnitOfWork
+from ironcage_core.ports.totals import ReceivedTokens
 from ironcage_storage.sqlite.store import SqliteStore
-from tests.support.rows import agent_row, put_agent, usage_row
+from tests.support.rows import agent_row, lease_row, put_agent, usage_row
 from tests.support.stores import UseCase, in_one_commit, raising, raw
 from tests.support.world import NOON
 
@@ -227,6 +228,23 @@ def test_a_purge_of_hours_loses_nothing_that_its_own_unit_put(usage: SqliteStore
     assert usage.write(run) == 1
     assert raw(usage, "SELECT bucket, completed FROM usage_hours") == [(TODAY // MS_PER_HOUR, 1)]
     assert calls(usage) == 2
+
+
+def test_a_purged_call_may_be_of_today_once_its_lease_was_charged_today(usage: SqliteStore) -> None:
+    """As soon as the unit says so that charges it."""
+    lease = lease_row(AGENT, last_activity_at=TODAY - 1)
+    usage.write(lambda uow: uow.leases.put(lease))
+    usage.write(putting(old("o", lease_id=lease.id)))
+    usage.write(advance_and_purge)
+
+    def charge(uow: UnitOfWork) -> list[object]:
+        before = uow.usage.received(TODAY, TODAY + MS_PER_DAY)
+        uow.leases.put(lease._replace(last_activity_at=TODAY))
+        return [before, uow.usage.received(TODAY, TODAY + MS_PER_DAY)]
+
+    told = usage.write(charge)
+
+    assert told == [{}, {("bank", "proj"): ReceivedTokens(0, 1)}]
 
 
 def test_counts_against_limits_go_when_their_day_or_minute_is_over(store: SqliteStore) -> None:

@@ -160,6 +160,34 @@ def test_what_was_found_of_people_is_not_for_viewers(world: Stage) -> None:
     assert show(world, agent, "metrics", "admin").body["pii_detections"] == 3
 
 
+@pytest.mark.anyio
+async def test_a_token_of_a_project_sees_what_was_called_there_alone() -> None:
+    """Before its agent moved there, others paid; an admin's sums of a provider key are bound like that, too."""
+    with SqliteStore(":memory:") as store:
+        async with serving(store) as caller:
+            admin = await caller.login("admin")
+            places = [(await admin.post("/projects", {"name": name})).body["id"] for name in ("old", "new")]
+            key = (await admin.post("/providers", {"provider": "openai", "api_key": "sk-" + "a" * 40})).body["id"]
+            agent = (await admin.post("/agents", {"name": "a", "budget": 1, "project_id": places[1]})).body["id"]
+            now = store.read(lambda uow: uow.now)
+            for place, cost in zip(places, (5, 7), strict=True):
+                row = usage_row(
+                    agent, place, project_id=place, cost_micros=cost, provider_id=key, occurred_at=now, received_at=now
+                )
+                store.write(partial(_put, row=row))
+            bound = {"name": "t", "project_id": places[1], "scopes": ["*"]}
+            token = caller.bearing((await admin.post("/api-tokens", bound)).body["token"])
+
+            status, metrics = [(await token.get(f"/agents/{agent}/{what}")).body for what in ("status", "metrics")]
+            of_key, of_key_in_all = [(await who.get(f"/providers/{key}")).body["usage"] for who in (token, admin)]
+
+    assert status["requests"] == {"total": 1, "today": 1, "last_hour": 1}
+    assert (metrics["requests"]["total"], metrics["cost_usd"]) == (1, Decimal("0.000007"))
+    assert (of_key["total_requests"], of_key["requests_today"], of_key["total_spend"]) == (1, 1, Decimal("0.000007"))
+    assert of_key["spend_today"] == Decimal("0.000007")
+    assert of_key_in_all["total_requests"] == 2
+
+
 @pytest.mark.parametrize("what", ["status", "metrics"])
 def test_only_those_who_may_see_the_agent_see_how_it_stands(world: Stage, agent: TestAgent, what: str) -> None:
     """Unknown and deleted ones are not there, another's is refused."""

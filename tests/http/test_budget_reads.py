@@ -1,7 +1,10 @@
 """Budgets, leases and the ledger over the wire: who sees what, how it is filtered and paged, and the manual revoke."""
 
+from decimal import Decimal
+
 import pytest
 
+from ironcage_core.domain.instants import format_instant, parse_instant
 from tests.support.http_agents import Stage, books, usd
 from tests.support.web import Answer
 from tests.support.world import USD, TestAgent
@@ -103,6 +106,139 @@ def test_nobody_sees_nothing(world: Stage, path: str, base: str) -> None:
 def test_a_false_ic_token_sees_nothing(world: Stage) -> None:
     """The same code as on the calls."""
     assert refusal(world.get("/budget", token="nonsense")) == (401, "AUTH_INVALID_TOKEN")
+
+
+def test_a_budget_says_what_holds_its_money_and_when_it_comes_back(world: Stage, agent: TestAgent) -> None:
+    """Lease by lease, after its grace; one that holds nothing is no hold, and a list tells none."""
+    empty = agent.handshake(5 * USD).lease.id
+    agent.report(empty, "r1", 5 * USD)
+    lease = agent.handshake(20 * USD).lease
+    agent.report(lease.id, "r2", 1)
+
+    body = world.get("/budget", token=agent.token).body
+    listed = world.get("/budget?per_page=1", user="admin").body["data"][0]
+
+    frees_at = agent.lease(lease.id).expires_at + lease.grace
+    assert body["holds"] == [{"lease_id": lease.id, "held": usd("19.999999"), "frees_at": format_instant(frees_at)}]
+    assert (body["open_leases"], body["budget_held"]) == (2, usd("19.999999"))
+    assert (listed["agent_id"], listed["open_leases"], "holds" in listed) == (agent.id, 2, False)
+
+
+def test_nothing_lent_is_no_hold(world: Stage, agent: TestAgent) -> None:
+    """An empty list, not a missing one."""
+    assert world.get("/budget", token=agent.token).body["holds"] == []
+
+
+def test_what_is_told_to_be_held_comes_back_at_the_time_that_was_told(world: Stage, agent: TestAgent) -> None:
+    """Not a millisecond sooner, by the refusal's word as by the budget's; even after the lease expired."""
+    lease = agent.handshake(100 * USD).lease
+    world.clock.instant = lease.expires_at + 1
+    expired = world.get("/budget", token=agent.token).body["holds"][0]["frees_at"]
+    refused = world.post("/budget/handshake", {}, token=agent.token)
+    frees_at = parse_instant(expired, field="frees_at")
+
+    world.clock.instant = frees_at - 1
+    assert world.get("/budget", token=agent.token).body["budget_held"] == 100
+    world.clock.instant = frees_at
+    assert world.get("/budget", token=agent.token).body["budget_held"] == 0
+    assert (refused.code, refused.body["details"]["frees_at"]) == ("BUDGET_EXCEEDED", expired)
+    assert frees_at == lease.expires_at + lease.grace
+
+
+@pytest.mark.parametrize(("spent", "level"), [("49", 0), ("50", 50), ("85", 80), ("100", 100)])
+def test_a_budget_says_which_level_was_told(world: Stage, agent: TestAgent, spent: str, level: int) -> None:
+    """In percent, in a list as well."""
+    agent.report(agent.handshake(100 * USD).lease.id, "r1", int(usd(spent) * USD))
+
+    assert world.get("/budget", token=agent.token).body["alert_level"] == level
+    assert world.get("/budget?per_page=1", user="admin").body["data"][0]["alert_level"] == level
+
+
+# --- one budget as of a time ------------------------------------------------
+
+
+def as_of(world: Stage, agent: TestAgent, at: object, user: str = "ann") -> Answer:
+    return world.get(f"/budget?agent_id={agent.id}&at={at}", user=user)
+
+
+def test_a_budget_is_told_as_it_was(world: Stage, agent: TestAgent) -> None:
+    """At each entry of the ledger, with what had been overspent by then; the latest is what it is now."""
+    lease = agent.handshake(20 * USD).lease.id
+    steps = []
+    for name, cost in enumerate((5 * USD, 18 * USD, USD)):
+        world.clock.pass_s(1)
+        agent.report(lease, str(name), cost)
+        steps.append((world.clock.now(), agent.balance()))
+        world.agent()  # somebody else's money moves in between
+    world.clock.pass_s(5)
+
+    for at, balance in steps:
+        answer = as_of(world, agent, format_instant(at))
+        assert answer.status == 200, answer.raw
+        assert answer.body == {
+            "budget_id": balance.budget_id,
+            "agent_id": agent.id,
+            "at": format_instant(at),
+            "total_allocated": 100,
+            "total_spent": balance.spent / Decimal(USD),
+            "overspent": balance.overspent / Decimal(USD),
+            "budget_held": balance.held / Decimal(USD),
+            "budget_remaining": balance.remaining / Decimal(USD),
+            "percent_used": balance.percent_used,
+        }
+    assert [balance.overspent for _, balance in steps] == [0, 3 * USD, 4 * USD]
+    latest = steps[-1][0]
+    now, then, before = (as_of(world, agent, format_instant(at)) for at in (world.clock.now(), latest, latest - 1))
+    assert now.body == {**then.body, "at": format_instant(world.clock.now())}
+    assert before.body["total_spent"] == 23
+
+
+def test_a_budget_as_of_a_second_since_the_epoch(world: Stage, agent: TestAgent) -> None:
+    """Both ways to write a time mean the same; a runtime asks for its own."""
+    agent.report(agent.handshake(20 * USD).lease.id, "r1", 5 * USD)
+    world.clock.pass_s(3600)
+    at = world.clock.now() // 1000
+
+    by_seconds = world.get(f"/budget?at={at}", token=agent.token)
+
+    assert by_seconds.body == as_of(world, agent, format_instant(at * 1000)).body
+    assert by_seconds.body["total_spent"] == 5
+
+
+def test_what_nobody_had_looked_at_was_still_held(world: Stage, agent: TestAgent) -> None:
+    """As of a time is what was posted by then; the hold comes back when somebody asks."""
+    lease = agent.handshake(20 * USD).lease
+    world.clock.instant = lease.expires_at + lease.grace + 1000
+
+    before = as_of(world, agent, format_instant(world.clock.now() - 1)).body["budget_held"]
+    now = as_of(world, agent, format_instant(world.clock.now())).body["budget_held"]
+
+    assert (before, now) == (20, 0)
+
+
+def test_a_time_without_a_budget_is_refused(world: Stage, agent: TestAgent) -> None:
+    """Before there was one, and one that is still to come; the very first instant is fine."""
+    made = agent.entries()[0].posted_at
+    world.clock.instant = made + 10
+
+    assert as_of(world, agent, format_instant(made)).body["total_allocated"] == 100
+    for at, problem in ((made - 1, "is before the agent was made"), (made + 11, "may not be in the future")):
+        answer = as_of(world, agent, format_instant(at))
+        assert (refusal(answer), answer.fields) == ((400, "VALIDATION_ERROR"), {"at": problem})
+
+
+def test_a_list_is_not_told_as_of_a_time(world: Stage) -> None:
+    """Which agent's must be said."""
+    answer = world.get("/budget?at=1700000000", user="admin")
+
+    assert (refusal(answer), set(answer.fields)) == ((400, "VALIDATION_ERROR"), {"at"})
+
+
+def test_a_budget_as_of_a_time_is_guarded_as_any_other(world: Stage, agent: TestAgent, veras: TestAgent) -> None:
+    """Foreign and unknown come before a bad time."""
+    assert refusal(as_of(world, veras, 1)) == (403, "FORBIDDEN")
+    assert refusal(world.get(f"/budget?agent_id={UNKNOWN_AGENT}&at=1", user="admin")) == (404, "AGENT_NOT_FOUND")
+    assert refusal(world.get(f"/budget?agent_id={veras.id}&at=1", token=agent.token)) == (403, "FORBIDDEN")
 
 
 # --- many budgets -----------------------------------------------------------
@@ -396,6 +532,7 @@ def test_a_bad_page_is_named(world: Stage, path: str, name: str, value: str) -> 
     ("path", "name", "value"),
     [
         ("/budget", "status", "x"), ("/budget", "per_page", "101"), ("/budget", "agent_id", ""),
+        ("/budget", "at", "yesterday"), ("/budget", "at", "2025-11-21T12:00:00"), ("/budget", "at", "-1"),
         ("/budget/leases", "status", "Active"), ("/budget/leases", "status", ""), ("/budget/ledger", "kind", "x"),
         ("/budget/ledger", "from", "today"), ("/budget/ledger", "to", "2025-02-30"), ("/budget/ledger", "lease_id", ""),
         ("/budget/ledger", "from", "2025-11-21T12:00:00"), ("/budget/ledger", "agent_id", "%00"),

@@ -15,6 +15,8 @@ NOT_REMEMBERED = {
     "POST /auth/validate": "nothing changes",
     "POST /api-tokens/validate": "nothing changes",
     "POST /budget/report": "the ledger is its memory",
+    "POST /budget/reserve": "no money moves, and it ends by itself",
+    "DELETE /budget/reserve/{request_id}": "likewise",
 }
 """Source: contract identity.md 11."""
 
@@ -142,6 +144,22 @@ CHANGES: dict[str, tuple[str, Callable[[Stage], Made]]] = {
     ),
     "POST /budget/refresh": ("CREDENTIAL_ACCESSED", lambda world: with_lease(world, "/budget/refresh")),
     "POST /budget/return": ("LEASE_RETURNED", lambda world: with_lease(world, "/budget/return")),
+    "POST /budget/requests": (
+        "BUDGET_REQUEST_CREATED", lambda world: ("/budget/requests", wish(world), {"user": "ann"}),
+    ),
+    "PATCH /budget/requests/{request_id}/approve": (
+        "BUDGET_REQUEST_APPROVED", lambda world: (f"/budget/requests/{asked(world)}/approve", None, ADMIN),
+    ),
+    "PATCH /budget/requests/{request_id}/reject": (
+        "BUDGET_REQUEST_REJECTED",
+        lambda world: (f"/budget/requests/{asked(world)}/reject", {"review_notes": "n" * 20}, ADMIN),
+    ),
+    "PATCH /budget/requests/{request_id}/cancel": (
+        "BUDGET_REQUEST_CANCELLED", lambda world: (f"/budget/requests/{asked(world)}/cancel", None, {"user": "ann"}),
+    ),
+    "DELETE /budget/requests/{request_id}": (
+        "BUDGET_REQUEST_CANCELLED", lambda world: (f"/budget/requests/{asked(world)}", None, ADMIN),
+    ),
     "POST /budget/leases/{lease_id}/revoke": (
         "LEASE_REVOKED", lambda world: (f"/budget/leases/{lease(world)[0]}/revoke", None, ADMIN),
     ),
@@ -151,6 +169,14 @@ CHANGES: dict[str, tuple[str, Callable[[Stage], Made]]] = {
 def with_lease(world: Stage, path: str) -> Made:
     lease_id, value = lease(world)
     return path, {"lease_id": lease_id}, {"token": value}
+
+
+def wish(world: Stage) -> dict[str, object]:
+    return {"agent_id": world.agent().id, "requested_budget": 500, "justification": "j" * 20}
+
+
+def asked(world: Stage) -> str:
+    return str(world.post("/budget/requests", wish(world), user="ann").body["id"])
 
 
 def stopped(world: Stage) -> str:

@@ -164,7 +164,7 @@ def test_a_body_without_twins_is_read_as_before(value: bytes) -> None:
     assert read.found is not None
     with pytest.raises(Exception, match="two fields of one name"):
         twin.check_syntax()
-    assert not has_twins(value)
+    assert not has_twins(value.decode())
 
 
 @pytest.mark.parametrize(
@@ -201,6 +201,18 @@ def test_an_amount_is_spelled_as_everybody_spells_it(world: Stage, agent: TestAg
     ]  # fmt: skip
     assert set(batch.body["results"][0]["fields"]) == {"cost_usd"}
     assert books(agent) == before
+
+
+def test_an_escaped_name_hides_no_odd_amount(world: Stage, agent: TestAgent) -> None:
+    """Nor do blanks between the name and the amount."""
+    item = ITEM % (agent.handshake().lease.id, '"1_0"')
+
+    names = ('"cost\\u005fusd" :', '"cost_usd"\n: ')
+    told = [
+        world.post("/budget/report", item.replace('"cost_usd":', name).encode(), token=agent.token) for name in names
+    ]
+
+    assert [(answer.status, set(answer.fields)) for answer in told] == [(400, {"cost_usd"})] * 2
 
 
 def test_an_amount_may_still_be_a_text(world: Stage, agent: TestAgent) -> None:

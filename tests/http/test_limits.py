@@ -115,6 +115,28 @@ def test_a_limit_that_cannot_be_is_refused(world: Stage, fields: dict[str, objec
     assert world.get(f"/limits?user_id={world.owner_id}", **ADMIN).body["data"] == []
 
 
+@pytest.mark.parametrize("method", ["POST", "PUT"])
+def test_everything_that_is_wrong_with_a_limit_is_told_at_once(world: Stage, method: str) -> None:
+    """What has the wrong type or spelling beside what is out of its range or not known; an amount in its own words."""
+    path = "/limits" if method == "POST" else f"/limits/{limit(world, somebody(world)[1], max_tokens_per_day=1)['id']}"
+    body = {
+        "user_id": 5, "project_id": "proj_x", "max_tokens_per_day": True, "max_requests_per_minute": 0,
+        "max_cost_per_month_usd": "1.0000001", "colour": 1,
+    }  # fmt: skip
+
+    answer = world.send(method, path, body, **ADMIN)
+
+    assert told(answer) == (400, "VALIDATION_ERROR")
+    assert set(answer.fields) == set(body)
+    assert answer.fields["user_id"].startswith("must be a string")
+    assert answer.fields["max_tokens_per_day"] == "must be an integer"
+    assert answer.fields["max_requests_per_minute"].startswith("must be an integer from 1 to")
+    assert answer.fields["max_cost_per_month_usd"] == "may have at most 6 decimals"
+    alone = world.send(method, path, {"user_id": world.owner_id, "max_tokens_per_day": "7"}, **ADMIN)
+    assert alone.fields["max_tokens_per_day"] == "must be an integer"
+    assert "body" not in alone.fields
+
+
 def test_a_limit_without_anything_is_refused(world: Stage) -> None:
     """An empty object, no JSON, no object, another media type, a number that is no integer."""
     user_id = somebody(world)[1]

@@ -93,7 +93,16 @@ MATRIX: Mapping[str, tuple[str, Any]] = {
     "POST /budget/report": ("MWWWWWWWA.", {}),
     "POST /budget/refresh": ("MWWWWWWWA.", {}),
     "POST /budget/return": ("MWWWWWWWA.", {}),
+    "POST /budget/reserve": ("MWWWWWWWA.", {}),
+    "DELETE /budget/reserve/{call_id}": ("MWWWWWWWA.", None),
     "GET /budget": ("M.....SSA.", None),
+    "POST /budget/requests": ("M..F..SSAA", {}),
+    "GET /budget/requests": ("M.....SSAA", None),
+    "GET /budget/requests/{breq_id}": ("M..FF.SSAA", None),
+    "PATCH /budget/requests/{breq_id}/approve": ("M.FFFFFSAA", {"approved_budget": "x"}),
+    "PATCH /budget/requests/{breq_id}/reject": ("M.FFFFFSAA", {}),
+    "PATCH /budget/requests/{decided_breq_id}/cancel": ("M..FF.SSAA", None),
+    "DELETE /budget/requests/{decided_breq_id}": ("M..FF.SSAA", None),
     "GET /budget/leases": ("M.....SSA.", None),
     "GET /budget/leases/{lease_id}": ("M..FF.SSA.", None),
     "POST /budget/leases/{lease_id}/revoke": ("M..FF.SSAA", {"reason": ""}),
@@ -112,6 +121,11 @@ MATRIX: Mapping[str, tuple[str, Any]] = {
 }
 
 
+def budget_request(world: Stage, agent_id: str) -> str:
+    body = {"agent_id": agent_id, "requested_budget": 500, "justification": "j" * 20}
+    return str(world.post("/budget/requests", body, user="ann").body["id"])
+
+
 @pytest.fixture(scope="module")
 def things(world: Stage) -> Mapping[str, str]:
     """What the paths name."""
@@ -124,6 +138,8 @@ def things(world: Stage) -> Mapping[str, str]:
     assert world.send("DELETE", f"/agents/{dead.id}", **admin).status == 204
     lease = world.post("/budget/handshake", {}, token=agent.token)
     agent.report(lease.body["lease_id"], "r1", 1)
+    requests = [budget_request(world, agent.id) for _ in range(2)]
+    world.send("PATCH", f"/budget/requests/{requests[1]}/reject", {"review_notes": "n" * 20}, **admin)
     audit = world.get("/audit-logs", **admin).body["data"][0]["id"]
     made = world.post("/api-tokens", {"name": "subject"}, user="ann")
     limit = world.post("/limits", {"user_id": ann, "max_tokens_per_day": 10**9}, **admin)
@@ -140,10 +156,13 @@ def things(world: Stage) -> Mapping[str, str]:
         "dead_agent_id": dead.id,
         "other_key_id": world.other_key_id,
         "lease_id": lease.body["lease_id"],
+        "call_id": "a call of nobody",
         "provider": "openai",
         "trace_id": world.get("/traces", user="admin").body["data"][0]["id"],
         "audit_id": audit,
         "limit_id": limit.body["id"],
+        "breq_id": requests[0],
+        "decided_breq_id": requests[1],
         "unknown_limit_id": "lim_" + "0" * 32,
         "ic token": agent.token,
     }
@@ -205,6 +224,8 @@ def test_the_matrix_has_every_route() -> None:
     names = {"{deleted_id}": "{user_id}", "{tokenless_id}": "{agent_id}", "{unknown_key_id}": "{provider_id}"}
     names |= {"{dead_agent_id}": "{agent_id}", "{other_key_id}": "{provider_id}"}
     names |= {"{unknown_limit_id}": "{limit_id}"}
+    names |= {"{call_id}": "{request_id}"}
+    names |= {"{breq_id}": "{request_id}", "{decided_breq_id}": "{request_id}"}
 
     tried = set()
     for line in MATRIX:

@@ -135,6 +135,7 @@ def test_a_value_within_its_rule_is_taken(name: str, value: str, attribute: str,
         ("IRON_LEASE_TTL_SECONDS", ["0", "86401"]),
         ("IRON_LEASE_MAX_OPEN", ["0"]),
         ("IRON_REPORT_BATCH_MAX", ["0"]),
+        ("IRON_BUDGET_ALERT_LEVELS", [",", "0", "50,50", "90,50", "50,,90", "50.5", "1001", "-1", "²", MARK]),
         ("IRON_LEASE_SWEEP_SECONDS", ["0"]),
         ("IRON_RATE_LIMIT_ENABLED", ["maybe", MARK]),
         ("IRON_RATE_LIMITS", [MARK, "[]", f'{{"{MARK}": "1/s"}}', f'{{"login": "{MARK}"}}', "[" * 100_000]),
@@ -252,9 +253,11 @@ def test_the_lease_policy_is_that_of_the_environment() -> None:
         IRON_LEASE_MAX_OPEN="3",
         IRON_REPORT_MAX_USD="4",
         IRON_REPORT_BATCH_MAX="5",
+        IRON_BUDGET_ALERT_LEVELS="1, 75,1000",
+        IRON_SETTLE_SECONDS="6",
     )
 
-    assert settings.leases == LeasePolicy(500_000, 2_000_000, 10_000, 0, 20_000, 3, 4_000_000, 5)
+    assert settings.leases == LeasePolicy(500_000, 2_000_000, 10_000, 0, 20_000, 3, 4_000_000, 5, (1, 75, 1000), 6_000)
 
 
 @pytest.mark.parametrize(
@@ -326,10 +329,10 @@ def test_settings_show_no_secret() -> None:
 
 def test_a_misspelt_setting_is_a_warning_that_names_it() -> None:
     """It is not silently ignored; what is not ours is none of our business."""
-    warnings = development(IRON_LEASE_TTL_SECOND="1", IRON_SETTLE_SECONDS="1", HOME="/x").warnings
+    warnings = development(IRON_LEASE_TTL_SECOND="1", IRON_SAFETY_RETENTION_DAYS="1", HOME="/x").warnings
 
     assert "IRON_LEASE_TTL_SECOND is not a setting of ironcage; did you mean IRON_LEASE_TTL_SECONDS?" in warnings
-    assert "IRON_SETTLE_SECONDS has no effect yet" in warnings
+    assert "IRON_SAFETY_RETENTION_DAYS has no effect yet" in warnings
     assert not any("HOME" in warning for warning in warnings)
 
 

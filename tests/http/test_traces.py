@@ -185,12 +185,15 @@ WRONG = [
     ("per_page=101", 400, "VALIDATION_ERROR"),
     ("model=a&model=b", 400, "VALIDATION_ERROR"),
     ("project_id=", 400, "VALIDATION_ERROR"),
+    ("status=running&agent_id={vera}", 403, "FORBIDDEN"),
+    (f"page=0&agent_id=agent_{UNKNOWN}", 404, "AGENT_NOT_FOUND"),
+    (f"from=x&lease_id=lease_{UNKNOWN}", 404, "LEASE_NOT_FOUND"),
 ]
 
 
 @pytest.mark.parametrize(("query", "status", "code"), WRONG)
 def test_a_bad_filter_is_refused(world: Stage, query: str, status: int, code: str) -> None:
-    """What breaks a rule, what is not there, what is somebody else's."""
+    """What is not there, what is somebody else's, and only then what breaks a rule."""
     if "{" in query:
         agent = world.agent(owner_id=world.user_id("vera"))
         query = query.format(vera=agent.id, lease=agent.handshake().lease.id)

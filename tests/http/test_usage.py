@@ -81,8 +81,7 @@ def test_the_totals_of_a_caller_are_of_its_own_agents(fresh: Stage) -> None:
         {"provider": "anthropic", "tokens": 3, "requests": 1, "cost": Decimal("0.000005")}
     ]
     assert (bodies["admin"]["total_requests"], bodies["admin"]["scope"]) == (2, "all")
-    day = fresh.clock.now() // MS_PER_DAY * MS_PER_DAY
-    assert bodies["ann"]["range"]["start"] == format_instant(day)
+    assert bodies["ann"]["range"] == dict.fromkeys(("start", "end"), format_instant(fresh.clock.now()))
 
 
 def test_project_and_provider_are_part_of_the_path(fresh: Stage) -> None:
@@ -179,7 +178,14 @@ WRONG = [
     ("start_date=2025-01-01T00:00:00Z&end_date=2025-01-01T00:00:00Z", 400, "VALIDATION_ERROR"),
     ("start_date=yesterday", 400, "VALIDATION_ERROR"),
     ("start_date=1735689600000", 400, "VALIDATION_ERROR"),
-    ("end_date=9999-12-31", 400, "VALIDATION_ERROR"),
+    ("end_date=9999-12-31", 200, None),
+    ("period=fortnight&agent_id={vera}", 403, "FORBIDDEN"),
+    ("period=&provider_id=abc", 404, "PROVIDER_NOT_FOUND"),
+    (f"start_date=x&agent_id=agent_{UNKNOWN}", 404, "AGENT_NOT_FOUND"),
+    (f"user_id=&agent_id=agent_{UNKNOWN}", 403, "FORBIDDEN"),
+    ("provider=", 400, "VALIDATION_ERROR"),
+    ("project_id=", 400, "VALIDATION_ERROR"),
+    ("project_id=a&project_id=a", 400, "VALIDATION_ERROR"),
     ("end_date=2025-02-30", 400, "VALIDATION_ERROR"),
     ("agent_id=abc", 400, "VALIDATION_ERROR"),
     ("agent_id=", 400, "VALIDATION_ERROR"),
@@ -187,7 +193,8 @@ WRONG = [
     ("agent_id={vera}", 403, "FORBIDDEN"),
     ("provider_id=abc", 404, "PROVIDER_NOT_FOUND"),
     ("user_id={ann}", 403, "FORBIDDEN"),
-    ("user_id=ann", 400, "VALIDATION_ERROR"),
+    ("user_id=ann", 403, "FORBIDDEN"),
+    ("user_id={ann}&user_id={ann}", 403, "FORBIDDEN"),
     (f"model={'x' * 201}", 400, "VALIDATION_ERROR"),
     ("provider=a&provider=b", 400, "VALIDATION_ERROR"),
     ("color=&color=", 200, None),
@@ -203,12 +210,90 @@ def test_a_question_that_cannot_be_answered_is_refused(
     if "{vera}" in query:
         query = query.format(vera=world.agent(owner_id=world.user_id("vera")).id)
     query = query.replace("{ann}", world.user_id("ann"))
-    if query.startswith("provider=") and "by-provider" in path:
-        status, code = 200, None  # the path says which, so the parameter is none
 
     answer = world.get(f"{path}?{query}", user="ann")
 
     assert (answer.status, answer.code if status >= 400 else None) == (status, code), answer.raw
+
+
+def test_a_question_by_user_is_checked_for_an_admin_alone(world: Stage) -> None:
+    """Anybody else is told that it is not for him, whatever is wrong with it."""
+    answers = [world.get(f"/usage?user_id={user}", user="admin") for user in ("ann", "")]
+
+    assert [(answer.status, list(answer.fields)) for answer in answers] == [(400, ["user_id"])] * 2
+
+
+@pytest.mark.parametrize(
+    ("path", "name", "value", "other"),
+    [("by-provider/openai", "provider", "openai", "anthropic"), ("by-project/p1", "project_id", "p1", "p2")],
+)
+def test_a_filter_beside_the_path_is_one_more_condition(
+    fresh: Stage, path: str, name: str, value: str, other: str
+) -> None:
+    """The same takes nothing away, another everything; both are echoed."""
+    agent = fresh.agent()
+    for project_id in ("p1", "p2"):
+        for provider in ("openai", "anthropic"):
+            called(fresh, agent, project_id=project_id, provider=provider)
+
+    plain, same, apart = (
+        fresh.get(f"/usage/{path}{query}", user="ann").body for query in ("", f"?{name}={value}", f"?{name}={other}")
+    )
+
+    assert plain["total_cost"] == same["total_cost"] == Decimal("2.000002")
+    assert apart["total_cost"] == 0
+    assert name not in plain["filters"]
+    assert (same["filters"][name], apart["filters"][name], apart[name]) == (value, other, value)
+
+
+def test_a_range_without_a_start_begins_with_the_first_call_in_it(fresh: Stage) -> None:
+    """Null if there is none before the end; the day of the call where only that is still known."""
+    agent = fresh.agent()
+    first = fresh.clock.now() - 3 * MS_PER_DAY
+    called(fresh, agent, occurred_at=first + 5, provider_id="prov_x")
+    called(fresh, agent, occurred_at=first + 9)
+    called(fresh, agent, occurred_at=first, project_id="p1")
+
+    def start(query: str = "") -> str | None:
+        found: str | None = fresh.get(f"/usage{query}", user="ann").body["range"]["start"]
+        return found
+
+    assert [start(), start("?provider_id=prov_x"), start("?project_id=proj")] == [
+        format_instant(first), format_instant(first + 5), format_instant(first + 5)
+    ]  # fmt: skip
+    assert start("?end_date=2001-01-01") is None
+    assert start("?end_date=9999-12-31") == format_instant(first)
+    fresh.store.write(lambda uow: uow.usage.advance_horizon("records", fresh.clock.now() // MS_PER_DAY * MS_PER_DAY))
+    assert start() == format_instant(first // MS_PER_DAY * MS_PER_DAY)
+
+
+def test_a_range_without_a_start_never_begins_after_its_end(fresh: Stage) -> None:
+    """A runtime's clock may be a little ahead."""
+    called(fresh, fresh.agent(), occurred_at=fresh.clock.now() + 60_000)
+
+    body = fresh.get("/usage", user="ann").body
+
+    assert (body["total_requests"], body["range"]["start"]) == (1, body["range"]["end"])
+
+
+@pytest.mark.parametrize("name", ["a/b", "/", "//", "a//b/", "100%", "a%2Fb", "x?y", "ж", "..", "a/../b"])
+def test_every_character_of_the_last_part_of_a_path_is_its_own(fresh: Stage, name: str) -> None:
+    """An encoded slash as well, however often."""
+    called(fresh, fresh.agent(), project_id=name, provider=name)
+    part = quote(name, safe="").replace(".", "%2E")
+
+    for path, field in (("by-project", "project_id"), ("by-provider", "provider")):
+        for base in ("/api/v1", "/api"):
+            body = fresh.get(f"{base}/usage/{path}/{part}?period=all-time", user="ann").body
+            assert (body[field], body["total_cost"]) == (name, Decimal("1.000001"))
+
+
+def test_a_part_of_a_path_that_is_no_text_is_named(world: Stage) -> None:
+    """Not as UTF-8; and a slash that is not encoded makes another path, which does not exist."""
+    answers = [world.get(f"/usage/{path}", user="ann") for path in ("by-project/%ff", "by-provider/a%2F%C3")]
+
+    assert [(answer.status, list(answer.fields)) for answer in answers] == [(400, ["project_id"]), (400, ["provider"])]
+    assert [world.get(f"/usage/by-project/{path}", user="ann").status for path in ("a/b", "a/b%2Fc", "")] == [404] * 3
 
 
 def test_a_wrong_period_is_told_what_there_is(world: Stage) -> None:
@@ -255,10 +340,11 @@ async def test_usage_survives_a_restart_and_the_end_of_everything_it_names(tmp_p
             after = (await ann.get("/usage?provider_id=prov_gone")).body
 
     assert before["providers"] == [{"provider": "openai", "tokens": 3, "requests": 1, "cost": Decimal("1.25")}]
-    assert before["range"]["start"] == "1970-01-01T00:00:00.000Z"
+    starts = [body["range"]["start"] for body in (before, after)]
+    assert starts == ["1970-01-01T00:00:00.005Z", "1970-01-01T00:00:00.000Z"]  # of what was purged, the day is known
     assert purged == 1
     for body in (before, after):
-        del body["calculated_at"], body["range"]["end"]
+        del body["calculated_at"], body["range"]
     assert after == before
 
 

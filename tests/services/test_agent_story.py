@@ -427,7 +427,8 @@ def test_a_bad_reason_stops_nothing(world: World) -> None:
     """The agent runs on."""
     agent = world.agent()
 
-    assert list(bad_fields(lambda: stop(world, agent.id, "x" * 501))) == ["reason"]
+    assert bad_fields(lambda: stop(world, agent.id, "x" * 501)) == {"reason": "must have at most 500 characters"}
+    assert list(bad_fields(lambda: stop(world, agent.id, "a\x1bb"))) == ["reason"]
     assert agent_of(world, agent.id).stop_hold == 0
 
 

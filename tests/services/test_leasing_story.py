@@ -89,8 +89,27 @@ def test_a_grant_is_clipped_to_what_remains_and_the_next_is_refused(world: World
         agent.handshake(10 * USD)
 
     details = dict(refusal.value.details)
-    assert details.pop("frees_at") == world.clock.now() + 3600_000
+    assert details.pop("frees_at") == world.clock.now() + 3660_000  # the hour it lives, and the grace
     assert details == {"scope": "agent", "spent": 0, "limit": 15 * USD, "held": 15 * USD, "remaining": 0}
+
+
+def test_a_refusal_tells_no_time_when_none_brings_money(world: World) -> None:
+    """What is lent will come back, but more than all of it is spent beyond the budget."""
+    agent = world.agent(15 * USD)
+    lease = agent.handshake(10 * USD).lease.id
+    agent.handshake(5 * USD)
+    details = []
+
+    for request_id, cost in (("most", 15 * USD - 1), ("rest", 1)):
+        agent.report(lease, request_id, cost)
+        with pytest.raises(BudgetExceededError) as refusal:
+            agent.handshake(USD)
+        details.append(refusal.value.details)
+
+    assert [each["held"] for each in details] == [5 * USD] * 2
+    assert [each["remaining"] for each in details] == [1 - 5 * USD, -5 * USD]
+    assert details[0]["frees_at"] is not None
+    assert details[1]["frees_at"] is None
 
 
 def test_the_owner_s_monthly_cap_clips_grants_until_the_month_turns(world: World) -> None:

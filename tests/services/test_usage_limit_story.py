@@ -382,6 +382,30 @@ def test_a_row_of_a_project_counts_what_is_done_there(desk: Desk) -> None:
     assert held_back(here.handshake)[0] == whole
 
 
+def test_a_report_counts_in_the_project_where_its_agent_is_now(desk: Desk) -> None:
+    """Its lease's money stays with the project that lent it; the books hold, also when the record is gone."""
+    old, new = (
+        desk.set(project_id=MASTER_PROJECT, max_tokens_per_day=1_000),
+        desk.set(project_id=OTHER, max_tokens_per_day=1_000),
+    )
+    agent = desk.agent()
+    lease = agent.handshake(USD).lease
+    agent.report(lease.id, "one", 1, tokens=5)
+    desk.alter(agent, project_id=OTHER)
+
+    agent.report(lease.id, "two", 2, tokens=70, occurred_at=NOON - 3 * MS_PER_DAY)
+
+    store = desk.world.store
+    records = store.read(lambda uow: [uow.usage.find(agent.id, key) for key in ("one", "two")])
+    assert [record.project_id for record in records if record] == [MASTER_PROJECT, OTHER]
+    assert [desk.used(limit).tokens_today for limit in (old, new)] == [5, 70]
+    assert [desk.used(limit).cost_this_month for limit in (old, new)] == [3, 0]
+    assert desk.world.verify().holds
+    store.write(lambda uow: uow.usage.advance_horizon("records", NOON - NOON % MS_PER_DAY))
+    assert store.write(lambda uow: uow.usage.purge_records(10)) == 1
+    assert desk.world.verify().holds
+
+
 def test_of_several_reached_caps_the_one_that_lasts_longest_is_told(desk: Desk) -> None:
     """Who comes back when it says must not be sent away again at once."""
     whole = desk.set(max_requests_per_minute=1, max_tokens_per_day=100)

@@ -18,8 +18,8 @@ from ironcage_core.errors.usage import InvalidPeriodError, RangeTooOldError, Tra
 from ironcage_core.ports.lists import Page, Paging, TraceFilter
 from ironcage_core.ports.storage import UnitOfWork
 from ironcage_core.services.accounts import add_user
-from ironcage_core.services.traces import get_trace, list_traces
-from ironcage_core.services.usage_scope import UsageQuestion
+from ironcage_core.services.traces import get_trace, list_traces, trace_filter
+from ironcage_core.services.usage_scope import UsageQuestion, usage_filter
 from ironcage_core.services.usage_totals import UsageTotals, usage_totals
 from tests.support.rows import api_row, fresh_id, usage_row
 from tests.support.world import ADMIN, NOON, USD, TestAgent, World
@@ -66,7 +66,7 @@ def given_to(world: World, agent: TestAgent, **columns: object) -> None:
 
 
 def totals(world: World, principal: Principal, asked: UsageQuestion = EVERYTHING, when: Asked = ALWAYS) -> UsageTotals:
-    return world.store.read(lambda uow: usage_totals(uow, asked, when, principal))
+    return world.store.read(lambda uow: usage_totals(uow, usage_filter(uow, asked, principal), when, principal))
 
 
 def cost(world: World, principal: Principal, asked: UsageQuestion = EVERYTHING, when: Asked = ALWAYS) -> int:
@@ -75,7 +75,8 @@ def cost(world: World, principal: Principal, asked: UsageQuestion = EVERYTHING, 
 
 
 def traces(world: World, principal: Principal, **filters: Any) -> Page[UsageRecord]:  # noqa: ANN401 - of a filter
-    return world.store.read(partial(list_traces, asked=TraceFilter(**filters), paging=Paging(), principal=principal))
+    asked = TraceFilter(**filters)
+    return world.store.read(lambda uow: list_traces(uow, trace_filter(uow, asked, principal), Paging()))
 
 
 def trace(world: World, principal: Principal, trace_id: str) -> UsageRecord:
@@ -241,7 +242,7 @@ def test_filters_are_all_anded(world: World, ann: Principal) -> None:
 
 
 def test_a_range_takes_what_lies_in_its_hours(world: World, ann: Principal) -> None:
-    """A call of the current hour belongs to what lasts until now; the start of all time is the day of the first."""
+    """A call of the current hour belongs to what lasts until now; the start of all time is the first."""
     agent = world.agent()
     hour = NOON // MS_PER_HOUR * MS_PER_HOUR
     for ago in (0, 23, 24, 36, 37, 24 * 8):
@@ -251,7 +252,7 @@ def test_a_range_takes_what_lies_in_its_hours(world: World, ann: Principal) -> N
 
     assert {name: cost(world, ann, when=Asked(period=name)) for name in expected} == expected
     day = hour // MS_PER_DAY * MS_PER_DAY
-    assert totals(world, ann).start == day - 8 * MS_PER_DAY
+    assert totals(world, ann).start == hour - 8 * MS_PER_DAY
     assert totals(world, ann, when=Asked(period="today")).start == day
     assert cost(world, ann, when=Asked(start=hour - 24 * MS_PER_HOUR, end=hour)) == 2
     assert totals(world, ann).time.end == totals(world, ann).calculated_at == NOON + 60_000
@@ -269,15 +270,14 @@ def test_a_time_that_cannot_be_answered_is_refused(world: World, ann: Principal)
     assert cost(world, ann, when=Asked(period="last-7-days")) == 1
 
 
-def test_the_first_day_is_of_what_the_caller_sees(world: World, ann: Principal, bob: Principal) -> None:
+def test_the_first_call_is_of_what_the_caller_sees(world: World, ann: Principal, bob: Principal) -> None:
     """When somebody else began is nobody's business."""
     called(world, world.agent(), occurred_at=NOON - 3 * MS_PER_DAY)
     called(world, world.agent(owner_id=bob.user_id))
 
-    days = [totals(world, principal).start for principal in (ann, bob, THE_ADMIN)]
+    starts = [totals(world, principal).start for principal in (ann, bob, THE_ADMIN)]
 
-    today = NOON // MS_PER_DAY * MS_PER_DAY
-    assert days == [today - 3 * MS_PER_DAY, today, today - 3 * MS_PER_DAY]
+    assert starts == [NOON - 3 * MS_PER_DAY, NOON, NOON - 3 * MS_PER_DAY]
 
 
 def test_traces_are_found_by_their_lease(world: World, ann: Principal, bob: Principal) -> None:

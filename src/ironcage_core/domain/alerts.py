@@ -20,7 +20,13 @@ Scope = Literal["agent", "user_month"]
 
 def level_of(used: Micros, limit: Micros, levels: Sequence[int]) -> int:
     """Return the highest level that is reached, 0 for none; of a limit of 0 anything used reaches them all."""
-    return max((level for level in levels if used > 0 and used * 100 >= level * limit), default=0)
+    highest = 0
+    if used > 0:
+        for level in levels:  # a plain loop: every report asks
+            if used * 100 < level * limit:
+                break
+            highest = level
+    return highest
 
 
 def crossed(before: int, after: int, levels: Sequence[int]) -> list[int]:

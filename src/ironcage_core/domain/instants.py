@@ -3,6 +3,7 @@
 An integer costs the hot path nothing, sorts as itself in every database and cannot carry a time zone by mistake.
 """
 
+import re
 from datetime import UTC, datetime, timedelta
 from functools import lru_cache
 from typing import Final, TypeAlias
@@ -17,6 +18,9 @@ MS_PER_MINUTE: Final = 60_000
 MS_PER_HOUR: Final = 3_600_000
 MS_PER_DAY: Final = 86_400_000
 HOURS_PER_DAY: Final = 24
+_RFC_3339: Final = re.compile(
+    r"[0-9]{4}-[0-9]{2}-[0-9]{2}[T ][0-9]{2}:[0-9]{2}:[0-9]{2}(\.[0-9]+)?(Z|[+-][0-9]{2}:[0-9]{2})?"
+)
 _EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
 
 
@@ -49,9 +53,14 @@ def day_of(instant: Instant) -> int:
     return instant // MS_PER_DAY
 
 
-def day_start(instant: Instant) -> Instant:
-    """Return when the UTC day of an instant began."""
-    return instant - instant % MS_PER_DAY
+def day_start(instant: Instant, days_ago: int = 0) -> Instant:
+    """Return when the UTC day of an instant began, or one so many days before."""
+    return (instant // MS_PER_DAY - days_ago) * MS_PER_DAY
+
+
+def next_day_start(instant: Instant) -> Instant:
+    """Return when the UTC day after the one of an instant begins."""
+    return day_start(instant) + MS_PER_DAY
 
 
 def hour_of(instant: Instant) -> int:
@@ -83,7 +92,7 @@ def parse_instant(text: str, *, field: str) -> Instant:
         ValidationError: Not RFC 3339, or without an offset, or beyond the years 1 to 9999.
     """
     try:
-        moment = datetime.fromisoformat(text)
+        moment = datetime.fromisoformat(text if _RFC_3339.fullmatch(text) else "")  # ISO 8601 is far wider
     except ValueError:
         raise ValidationError({field: "must be an RFC 3339 time"}) from None
     if moment.tzinfo is None:

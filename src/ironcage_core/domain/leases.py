@@ -136,6 +136,11 @@ class Lease(NamedTuple):
         """The next instant at which time alone changes the lease; None once it is terminal."""
         return self.expires_at if self.status == "active" else self.due_at
 
+    @property
+    def frees_at(self) -> Instant | None:
+        """When what the lease holds comes back by itself, if nothing is heard of it; None once it is terminal."""
+        return self.expires_at + self.grace if self.status == "active" else self.due_at
+
 
 def counted(lease: Lease, kind: EntryKind, amount: Micros) -> Lease:
     """Return the lease with an entry of the ledger counted in its column.

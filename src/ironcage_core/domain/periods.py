@@ -14,6 +14,7 @@ from ironcage_core.domain.instants import (
     MS_PER_HOUR,
     Instant,
     as_datetime,
+    day_start,
     from_datetime,
     hour_of,
 )
@@ -64,9 +65,7 @@ def asked_range(asked: Asked, now: Instant, *, default: Period = "all-time") -> 
     if asked.start is not None and asked.start >= end:
         raise ValidationError({"start_date": "must be before the end"})
     since = None if asked.start is None else _hour_start(asked.start)
-    until = _hour_end(end - 1) if asked.end is not None else _hour_end(now)
-    if until > _LAST_HOUR:
-        raise ValidationError({"end_date": "must be within the years 1 to 9999 in UTC"})
+    until = min(_hour_end(end - 1) if asked.end is not None else _hour_end(now), _LAST_HOUR)
     return TimeRange("custom", since, until, now if asked.end is None else until)
 
 
@@ -109,10 +108,6 @@ def _hour_end(instant: Instant) -> Instant:
     return _hour_start(instant) + MS_PER_HOUR
 
 
-def _day_start(now: Instant, days_ago: int = 0) -> Instant:
-    return (now // MS_PER_DAY - days_ago) * MS_PER_DAY
-
-
 def _month_start(instant: Instant) -> Instant:
     return from_datetime(as_datetime(instant).replace(day=1, hour=0, minute=0, second=0, microsecond=0))
 
@@ -125,12 +120,12 @@ def _last_month(now: Instant) -> tuple[Instant, Instant]:
 _Bounds = tuple[Instant | None, Instant | None]
 _BOUNDS: Final[Mapping[Period, Callable[[Instant], _Bounds]]] = MappingProxyType(
     {
-        "today": lambda now: (_day_start(now), None),
-        "yesterday": lambda now: (_day_start(now, 1), _day_start(now)),
+        "today": lambda now: (day_start(now), None),
+        "yesterday": lambda now: (day_start(now, 1), day_start(now)),
         "last-24-hours": lambda now: (_hour_start(now) - 23 * MS_PER_HOUR, None),
-        "last-7-days": lambda now: (_day_start(now, 7), None),
-        "last-30-days": lambda now: (_day_start(now, 30), None),
-        "last-90-days": lambda now: (_day_start(now, 90), None),
+        "last-7-days": lambda now: (day_start(now, 7), None),
+        "last-30-days": lambda now: (day_start(now, 30), None),
+        "last-90-days": lambda now: (day_start(now, 90), None),
         "this-month": lambda now: (_month_start(now), None),
         "last-month": _last_month,
         "all-time": lambda _: (None, None),

@@ -7,7 +7,7 @@ Source: contract identity.md 6, "Quotas per token".
 """
 
 from ironcage_core.domain.api_tokens import ApiToken, TokenUse
-from ironcage_core.domain.instants import MS_PER_DAY, MS_PER_S, Instant, day_of
+from ironcage_core.domain.instants import MS_PER_S, Instant, next_day_start
 from ironcage_core.domain.money import Micros, format_usd
 from ironcage_core.errors.access import CostCapReachedError, CostQuotaExceededError, QuotaExceededError
 
@@ -26,7 +26,7 @@ def check_quotas(token: ApiToken, use: TokenUse, *, now: Instant, tokens: int = 
         QuotaExceededError, CostQuotaExceededError: Not today any more.
         CostCapReachedError: Never again.
     """
-    resets_at = (day_of(now) + 1) * MS_PER_DAY
+    resets_at = next_day_start(now)
     again = {"resets_at": resets_at, "retry_after_s": -((now - resets_at) // MS_PER_S)}
     for quota, limit, used, asked in (
         ("daily_request_limit", token.daily_request_limit, use.requests_today, 1),

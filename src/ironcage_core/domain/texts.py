@@ -3,7 +3,10 @@
 import re
 from typing import Final
 
+LONGEST_REASON: Final = 500
+
 _CONTROL: Final = re.compile(r"[\x00-\x1f\x7f-\x9f]")
+_BREAKS: Final = re.compile(r"\r\n|[\n\t]")
 _UNPRINTED: Final = re.compile(r"[\x00-\x1f\x7f-\x9f\ud800-\udfff]")
 
 
@@ -38,3 +41,14 @@ def text_problem(value: object, *, longest: int) -> str | None:
     except UnicodeEncodeError:
         return "must be valid Unicode"
     return None
+
+
+def reason_problem(reason: object, *, longest: int = LONGEST_REASON) -> str | None:
+    """Return what is wrong with a reason, or None; it may be left out, and have lines and tabs."""
+    if reason is None or not isinstance(reason, str):
+        return None if reason is None else text_problem(reason, longest=longest)
+    if not reason.strip():
+        return "may not be empty"
+    if len(reason) > longest:
+        return f"must have at most {longest} characters"
+    return text_problem(_BREAKS.sub(" ", reason), longest=longest)

@@ -18,6 +18,7 @@ from ironcage_core.ports.books import AllocationNotes, Balances, Banks, Leases, 
 from ironcage_core.ports.control import BankAlerts, BudgetRequests, DeadTokens, RememberedAnswers, Reservations
 from ironcage_core.ports.identity import ApiTokens, AuditLog, Sessions, TokenUsage, UnknownLogins, Users
 from ironcage_core.ports.records import Agents, Feed, IcTokens, Limits, Projects, ProviderKeys
+from ironcage_core.ports.repairs import Repairs
 
 T = TypeVar("T")
 
@@ -142,6 +143,11 @@ class UnitOfWork(Protocol):
     @property
     def ic_tokens(self) -> IcTokens:
         """All IC token records."""
+        ...
+
+    @property
+    def repairs(self) -> Repairs:
+        """What makes derived numbers anew."""
         ...
 
     @property

@@ -19,7 +19,7 @@ from ironcage_core.services.posting import balance_of
 
 @dataclass(frozen=True, slots=True)
 class AgentMetrics:
-    """An agent, its budget and the sums over all of its calls."""
+    """An agent, its budget and the sums over all of its calls, or those of the project that a token is bound to."""
 
     agent: Agent
     balance: Balance
@@ -49,7 +49,7 @@ def agent_metrics(uow: UnitOfWork, agent_id: str, *, principal: Principal) -> Ag
     """
     agent = own_agent(uow, agent_id, principal)
     catch_up(uow, agent.id)
-    total = uow.usage.sums(UsageFilter(agent_id=agent.id))
+    total = uow.usage.sums(UsageFilter(agent_id=agent.id, project_id=principal.bound_project))
     return AgentMetrics(agent, balance_of(uow, agent.id), total.get((), UsageSums()))
 
 
@@ -60,6 +60,7 @@ def agent_standing(uow: UnitOfWork, agent_id: str, *, principal: Principal) -> A
         AgentTokenForbiddenError, AgentNotFoundError, ForbiddenError: As `own_agent` says.
     """
     metrics = agent_metrics(uow, agent_id, principal=principal)
-    today = uow.usage.sums(UsageFilter(agent_id=agent_id, since=day_start(uow.now)))
-    last_hour = uow.usage.calls_since(agent_id, uow.now - MS_PER_HOUR)
+    project_id = principal.bound_project
+    today = uow.usage.sums(UsageFilter(agent_id=agent_id, project_id=project_id, since=day_start(uow.now)))
+    last_hour = uow.usage.calls_since(agent_id, uow.now - MS_PER_HOUR, project_id)
     return AgentStanding(metrics, today.get((), UsageSums()).calls, last_hour)

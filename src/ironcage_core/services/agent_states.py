@@ -9,12 +9,12 @@ from dataclasses import dataclass
 
 from ironcage_core.domain.access import Principal
 from ironcage_core.domain.agents import Agent
-from ironcage_core.domain.texts import text_problem, tidied
+from ironcage_core.domain.texts import reason_problem, tidied
 from ironcage_core.errors.tree import ValidationError
 from ironcage_core.ports.storage import UnitOfWork
 from ironcage_core.services.agent_records import own_agent
 from ironcage_core.services.leasing import revoke_open_leases
-from ironcage_core.services.runtime_states import LONGEST_REASON, note_change, note_runtime_event
+from ironcage_core.services.runtime_states import note_change, note_runtime_event
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,7 +42,7 @@ def stop_agent(uow: UnitOfWork, agent_id: str, *, reason: str | None = None, pri
     """
     agent = own_agent(uow, agent_id, principal)
     reason = tidied(reason)
-    if reason is not None and (problem := text_problem(reason, longest=LONGEST_REASON)):
+    if problem := reason_problem(reason):
         raise ValidationError({"reason": problem})
     revoked = revoke_open_leases(uow, agent.id, reason="agent_stopped", actor=principal.actor)
     moved = note_runtime_event(uow, agent, "stop")

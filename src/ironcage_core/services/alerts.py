@@ -4,7 +4,7 @@ The levels that were told stay with the budget and with the month, so that a ret
 allocation lets them be told again. Source: contract budget.md 9, analytics.md 6.4.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 from ironcage_core.domain.alerts import Scope, crossed, level_of, severity_of
 from ironcage_core.domain.instants import period_of
@@ -13,29 +13,44 @@ from ironcage_core.ports.storage import UnitOfWork
 from ironcage_core.services.posting import balance_of
 
 
-def tell_levels(uow: UnitOfWork, agent_id: str, *, levels: Sequence[int], bank_user_id: str | None = None) -> None:
-    """Publish the levels that money moved in this unit of work has reached.
+def tell_levels(uow: UnitOfWork, agent_id: str, *, levels: Sequence[int], bank_user_ids: Iterable[str] = ()) -> None:
+    """Publish the levels that money moved in this unit of work has reached; to be called once, after the last movement.
 
     Args:
-        uow: The open unit of work, after the movement.
+        uow: The open unit of work.
         agent_id: Whose money moved.
         levels: Percent, rising.
-        bank_user_id: Whose month paid; None where none did.
+        bank_user_ids: Whose months paid.
     """
     balance = balance_of(uow, agent_id)
     level = level_of(balance.spent, balance.allocated, levels)
     if level != balance.alert_level:
         _tell(uow, agent_id, "agent", balance.alert_level, level, levels, balance.spent, balance.allocated)
         uow.balances.put(balance._replace(alert_level=level))
-    if bank_user_id is not None:
-        _tell_month(uow, agent_id, bank_user_id, levels)
+    for user_id in bank_user_ids:
+        cap = _cap_of(uow, user_id)
+        if cap is not None:
+            _tell_month(uow, agent_id, user_id, levels, cap)
 
 
-def _tell_month(uow: UnitOfWork, agent_id: str, user_id: str, levels: Sequence[int]) -> None:
+def rearm_month(uow: UnitOfWork, user_id: str, *, levels: Sequence[int]) -> None:
+    """Let levels be told again that a user's month is below since the cap was changed; nothing is published.
+
+    What a lower cap has made of the level is told by the next movement of money.
+    """
+    period, cap = period_of(uow.now), _cap_of(uow, user_id)
+    level = 0 if cap is None else level_of(uow.banks.spent(user_id, period), cap, levels)
+    if level < uow.bank_alerts.level(user_id, period):
+        uow.bank_alerts.set_level(user_id, period, level)
+
+
+def _cap_of(uow: UnitOfWork, user_id: str) -> Micros | None:
     limit = uow.limits.find_of(user_id)
-    if limit is None or limit.max_cost_per_month is None:
-        return
-    cap, period = limit.max_cost_per_month, period_of(uow.now)
+    return None if limit is None else limit.max_cost_per_month
+
+
+def _tell_month(uow: UnitOfWork, agent_id: str, user_id: str, levels: Sequence[int], cap: Micros) -> None:
+    period = period_of(uow.now)
     spent = uow.banks.spent(user_id, period)
     before, level = uow.bank_alerts.level(user_id, period), level_of(spent, cap, levels)
     if level != before:
@@ -69,6 +84,6 @@ def _tell(
             "budget_spent_micros": spent,
             "budget_limit_micros": limit,
             "budget_remaining_micros": limit - spent,
-            "pending_spend_micros": 0,
+            "pending_spend_micros": 0,  # what events say and no report settles: there are no events yet
         },
     )

@@ -1,12 +1,10 @@
 """Changes of API tokens: what they are, their rotation, and their end."""
 
-from typing import Final
-
 from ironcage_core.domain.access import Principal
 from ironcage_core.domain.api_tokens import ApiToken, ApiTokenFields, columns_of, told, widens
 from ironcage_core.domain.audit import Actor, AuditNote, changes_between
 from ironcage_core.domain.instants import Instant
-from ironcage_core.domain.texts import text_problem
+from ironcage_core.domain.texts import reason_problem
 from ironcage_core.errors.identity import ApiTokenNotFoundError, ApiTokenRevokedError, ApiTokenRotatedError
 from ironcage_core.errors.tree import ForbiddenError, NoFieldsError, ValidationError
 from ironcage_core.ports.storage import UnitOfWork
@@ -19,8 +17,6 @@ from ironcage_core.services.api_tokens import (
     own_api_token,
     problems_of_fields,
 )
-
-LONGEST_REASON: Final = 500
 
 
 def update_api_token(
@@ -170,7 +166,7 @@ def revoke_api_token(uow: UnitOfWork, principal: Principal, token_id: str, *, re
     token = own_api_token(uow, token_id, principal)
     if token.rotated_at is not None:
         raise ApiTokenNotFoundError("The API token was rotated")
-    if reason is not None and (problem := text_problem(reason, longest=LONGEST_REASON)):
+    if problem := reason_problem(reason):
         raise ValidationError({"reason": problem})
     _check_not_ended(token)
     return end_api_token(uow, token, reason=None if reason is None else reason.strip(), actor=principal.actor)

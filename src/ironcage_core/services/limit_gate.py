@@ -10,12 +10,11 @@ from collections.abc import Iterator
 from typing import NamedTuple
 
 from ironcage_core.domain.instants import (
-    MS_PER_DAY,
     MS_PER_MINUTE,
     MS_PER_S,
     Instant,
-    day_of,
     minute_of,
+    next_day_start,
     next_period_start,
     period_of,
 )
@@ -42,7 +41,7 @@ class Counted(NamedTuple):
 def tokens_of(uow: UnitOfWork, limit: UsageLimit) -> Counted:
     """Return what a limit's cap on tokens has counted in this UTC day."""
     used = uow.limit_windows.tokens(limit.user_id, limit.project_id, uow.now)
-    return Counted("max_tokens_per_day", limit.max_tokens_per_day, used, (day_of(uow.now) + 1) * MS_PER_DAY)
+    return Counted("max_tokens_per_day", limit.max_tokens_per_day, used, next_day_start(uow.now))
 
 
 def requests_of(uow: UnitOfWork, limit: UsageLimit) -> Counted:
@@ -63,7 +62,7 @@ def check_counted_limits(uow: UnitOfWork, user_id: str, project_id: str) -> None
     Raises:
         UsageLimitExceededError: One is reached.
     """
-    reached = list(_reached(uow, user_id, project_id))
+    reached = [each for each in _counted(uow, user_id, project_id) if each[1].is_reached]
     if not reached:
         return
     limit, counted = max(reached, key=lambda each: each[1].resets_at)
@@ -78,10 +77,14 @@ def check_counted_limits(uow: UnitOfWork, user_id: str, project_id: str) -> None
     )
 
 
-def _reached(uow: UnitOfWork, user_id: str, project_id: str) -> Iterator[tuple[UsageLimit, Counted]]:
+def _counted(uow: UnitOfWork, user_id: str, project_id: str) -> Iterator[tuple[UsageLimit, Counted]]:
     for limit in (uow.limits.find_of(user_id), uow.limits.find_of(user_id, project_id)):
-        if limit is not None:
-            yield from ((limit, each) for each in (tokens_of(uow, limit), requests_of(uow, limit)) if each.is_reached)
+        if limit is None:
+            continue
+        if limit.max_tokens_per_day is not None:  # of a cap that is not set nothing is read
+            yield limit, tokens_of(uow, limit)
+        if limit.max_requests_per_minute is not None:
+            yield limit, requests_of(uow, limit)
 
 
 def project_month(uow: UnitOfWork, user_id: str, project_id: str) -> BudgetExceededError | None:

@@ -1,7 +1,7 @@
 """Provider keys: taken in once, sealed at once, shown only as a mask from then on."""
 
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from ironcage_core.domain.access import Principal
 from ironcage_core.domain.audit import Actor, AuditNote
@@ -18,9 +18,10 @@ from ironcage_core.domain.providers import (
 from ironcage_core.domain.usage import UsageSums
 from ironcage_core.errors.resources import ProviderExistsError, ProviderNotFoundError
 from ironcage_core.errors.tree import ValidationError
-from ironcage_core.ports.lists import MAX_PER_PAGE, KeyFilter, KeyOrder, Page, Paging, ProjectFilter, UsageFilter
+from ironcage_core.ports.lists import MAX_PER_PAGE, KeyFilter, KeyOrder, Page, Paging, ProjectFilter
 from ironcage_core.ports.secrecy import Vault
 from ironcage_core.ports.storage import UnitOfWork
+from ironcage_core.services.usage_scope import usage_seen
 
 
 def add_provider_key(
@@ -137,10 +138,11 @@ class KeyUsage:
     today: UsageSums
 
 
-def provider_key_usage(uow: UnitOfWork, key_id: str) -> KeyUsage:
-    """Return what a provider key was used for."""
-    total = uow.usage.sums(UsageFilter(provider_id=key_id))
-    today = uow.usage.sums(UsageFilter(provider_id=key_id, since=day_start(uow.now)))
+def provider_key_usage(uow: UnitOfWork, key_id: str, principal: Principal) -> KeyUsage:
+    """Return what a provider key was used for, as far as the principal may see usage."""
+    which = replace(usage_seen(principal), provider_id=key_id)
+    total = uow.usage.sums(which)
+    today = uow.usage.sums(replace(which, since=day_start(uow.now)))
     return KeyUsage(total.get((), UsageSums()), today.get((), UsageSums()))
 
 

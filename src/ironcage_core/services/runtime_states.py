@@ -3,15 +3,11 @@
 Source: contract resources.md 1.4.
 """
 
-from typing import Final
-
 from ironcage_core.domain.agents import Agent, RuntimeEvent, TelemetryEvent
 from ironcage_core.domain.audit import Actor, AuditNote
-from ironcage_core.domain.texts import cleaned
+from ironcage_core.domain.texts import LONGEST_REASON, cleaned
 from ironcage_core.ports.storage import UnitOfWork
 from ironcage_core.services.posting import balance_of
-
-LONGEST_REASON: Final = 500
 
 
 def note_runtime_event(

@@ -18,10 +18,8 @@ from ironcage_core.services.agent_records import any_agent, scope_of
 from ironcage_core.services.usage_scope import agent_of_history, is_in_project
 
 
-def list_traces(
-    uow: UnitOfWork, asked: TraceFilter, paging: Paging, *, principal: Principal, descending: bool = True
-) -> Page[UsageRecord]:
-    """Return the records of the calls that were asked about, as far as the principal may see them, the latest first.
+def trace_filter(uow: UnitOfWork, asked: TraceFilter, principal: Principal) -> TraceFilter | None:
+    """Return which records a filter means within what the principal may see; None for none at all.
 
     Raises:
         AgentNotFoundError, LeaseNotFoundError: A filter names nothing.
@@ -33,14 +31,20 @@ def list_traces(
     for agent_id in named:
         agent_of_history(uow, agent_id, principal)
     if len(named) > 1 or not is_in_project(asked.project_id, scope.project_id):
-        return Page([], 0)
-    which = replace(
+        return None
+    return replace(
         asked,
         agent_id=next(iter(named), scope.agent_id),
         owner_id=scope.owner_id,
         project_id=asked.project_id or scope.project_id,
     )
-    return uow.usage.page(which, paging, descending=descending)
+
+
+def list_traces(
+    uow: UnitOfWork, which: TraceFilter | None, paging: Paging, *, descending: bool = True
+) -> Page[UsageRecord]:
+    """Return records as `trace_filter` says, the latest call first unless told otherwise."""
+    return Page([], 0) if which is None else uow.usage.page(which, paging, descending=descending)
 
 
 def get_trace(uow: UnitOfWork, trace_id: str, principal: Principal) -> UsageRecord:

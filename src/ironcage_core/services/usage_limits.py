@@ -3,11 +3,13 @@
 Source: contract resources.md 7.1.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import Any, Final, TypedDict
 
 from ironcage_core.domain.access import Principal, Target, reaches
+from ironcage_core.domain.alerts import DEFAULT_LEVELS
 from ironcage_core.domain.audit import Actor, AuditNote, changes_between
 from ironcage_core.domain.ids import is_id
 from ironcage_core.domain.instants import Instant, next_period_start, period_of
@@ -19,6 +21,7 @@ from ironcage_core.ports.lists import LimitFilter, Page, Paging
 from ironcage_core.ports.storage import UnitOfWork
 from ironcage_core.services.agent_records import scope_of
 from ironcage_core.services.agents import project_problem
+from ironcage_core.services.alerts import rearm_month
 from ironcage_core.services.expiry import catch_up_selected
 from ironcage_core.services.limit_gate import requests_of, tokens_of
 from ironcage_core.services.users import owner_problem
@@ -28,6 +31,7 @@ MAX_COST: Final[Micros] = 1_000_000_000 * MICROS_PER_USD
 
 _CAPS: Final = ("max_tokens_per_day", "max_requests_per_minute", "max_cost_per_month")
 _SUBJECT: Final = ("user_id", "project_id")
+_ALL_READ: Final[Mapping[str, str]] = MappingProxyType({})
 
 
 class LimitFields(TypedDict, total=False):
@@ -100,7 +104,14 @@ def list_limits(uow: UnitOfWork, which: LimitFilter, paging: Paging, *, principa
     return Page([_view(uow, limit) for limit in page.rows], page.total)
 
 
-def create_limit(uow: UnitOfWork, fields: LimitFields, *, actor: Actor) -> LimitView:
+def create_limit(
+    uow: UnitOfWork,
+    fields: LimitFields,
+    *,
+    unreadable: Mapping[str, str] = _ALL_READ,
+    actor: Actor,
+    levels: Sequence[int] = DEFAULT_LEVELS,
+) -> LimitView:
     """Limit a user, in all or in one project.
 
     A cap below what is used already blocks new grants only.
@@ -108,7 +119,9 @@ def create_limit(uow: UnitOfWork, fields: LimitFields, *, actor: Actor) -> Limit
     Args:
         uow: The open unit of work.
         fields: `user_id` and at least one cap are needed.
+        unreadable: What is wrong with fields that could not even be read; it is told with all else.
         actor: Who sets it.
+        levels: At which shares of the monthly cap an alert is published, in percent, rising.
 
     Raises:
         ValidationError: A field breaks its rule.
@@ -121,23 +134,34 @@ def create_limit(uow: UnitOfWork, fields: LimitFields, *, actor: Actor) -> Limit
     if project_id is not None and (problem := project_problem(uow, project_id)):
         problems["project_id"] = problem
     blank = UsageLimit(uow.new_id("lim"), str(user_id), None, uow.now, uow.now, project_id)
-    limit = _with_caps(blank, fields, problems)
+    limit = _with_caps(blank, fields, problems, unreadable)
     known = uow.limits.find_of(limit.user_id, project_id)
     if known is not None:
         raise LimitExistsError("The user has a limit there", limit_id=known.id)
     uow.limits.put(limit)
+    rearm_month(uow, limit.user_id, levels=levels)
     _note(uow, "LIMIT_CREATED", limit, actor, {"before": None, "after": _told(limit)})
     return _view(uow, limit)
 
 
-def change_limit(uow: UnitOfWork, limit_id: str, fields: LimitFields, *, actor: Actor) -> LimitView:
+def change_limit(
+    uow: UnitOfWork,
+    limit_id: str,
+    fields: LimitFields,
+    *,
+    unreadable: Mapping[str, str] = _ALL_READ,
+    actor: Actor,
+    levels: Sequence[int] = DEFAULT_LEVELS,
+) -> LimitView:
     """Change the caps that are given, and nothing else; None removes one.
 
     Args:
         uow: The open unit of work.
         limit_id: Which limit.
         fields: Caps; the user and the project may be named, but stay.
+        unreadable: As for `create_limit`.
         actor: Who changes it.
+        levels: As for `create_limit`.
 
     Raises:
         LimitNotFoundError: No such limit.
@@ -145,15 +169,16 @@ def change_limit(uow: UnitOfWork, limit_id: str, fields: LimitFields, *, actor: 
         ValidationError: A cap is out of range, none would remain, or another user or project is named.
     """
     limit = any_limit(uow, limit_id)
-    if not fields:
+    if not fields and not unreadable:
         raise NoFieldsError("At least one field is needed")
     given: Mapping[str, Any] = fields
     problems = _problems_of_caps(fields)
     problems |= {name: "may not change" for name in _SUBJECT if name in given and given[name] != getattr(limit, name)}
-    changed = _with_caps(limit, fields, problems)
+    changed = _with_caps(limit, fields, problems, unreadable)
     if changed != limit:
         changed = changed._replace(updated_at=uow.now)
         uow.limits.put(changed)
+        rearm_month(uow, changed.user_id, levels=levels)
         _note(uow, "LIMIT_UPDATED", changed, actor, changes_between(_told(limit), _told(changed)))
     return _view(uow, changed)
 
@@ -166,6 +191,8 @@ def delete_limit(uow: UnitOfWork, limit_id: str, *, actor: Actor) -> None:
     """
     limit = any_limit(uow, limit_id)
     uow.limits.remove(limit_id)
+    if limit.project_id is None:
+        rearm_month(uow, limit.user_id, levels=())
     _note(uow, "LIMIT_DELETED", limit, actor, {"before": _told(limit), "after": None})
 
 
@@ -182,12 +209,15 @@ def _problems_of_caps(fields: LimitFields) -> dict[str, str]:
     }
 
 
-def _with_caps(limit: UsageLimit, fields: LimitFields, problems: Mapping[str, str]) -> UsageLimit:
+def _with_caps(
+    limit: UsageLimit, fields: LimitFields, found: Mapping[str, str], unreadable: Mapping[str, str]
+) -> UsageLimit:
     """Return the limit with the caps that are given, unless something is wrong or no cap is left."""
     given: Mapping[str, Any] = fields
     capped = limit._replace(**{name: given[name] for name in _CAPS if name in given})
-    if all(getattr(capped, name) is None for name in _CAPS):
-        problems = {**problems, "body": "must leave at least one cap"}
+    problems = {**found, **unreadable}
+    if not unreadable and all(getattr(capped, name) is None for name in _CAPS):
+        problems["body"] = "must leave at least one cap"
     if problems:
         raise ValidationError(problems)
     return capped

@@ -5,7 +5,7 @@ Sums by day and the keys of calls stay for ever: no total changes, and a retried
 
 from typing import Final
 
-from ironcage_core.domain.instants import MS_PER_DAY, MS_PER_HOUR, Instant
+from ironcage_core.domain.instants import MS_PER_DAY, MS_PER_HOUR, day_start
 from ironcage_core.ports.storage import UnitOfWork
 
 TOKENS_KEPT_FOR: Final = 2 * MS_PER_DAY
@@ -26,8 +26,8 @@ def purge_usage(uow: UnitOfWork, *, record_days: int, hour_days: int, limit: int
 
     Source: contract analytics.md 5.
     """
-    uow.usage.advance_horizon("records", _day_before(uow.now, record_days))
-    uow.usage.advance_horizon("hours", _day_before(uow.now, hour_days))
+    uow.usage.advance_horizon("records", day_start(uow.now, record_days))
+    uow.usage.advance_horizon("hours", day_start(uow.now, hour_days))
     return max(uow.usage.purge_records(limit), uow.usage.purge_hours(limit))
 
 
@@ -36,7 +36,3 @@ def forget_limit_windows(uow: UnitOfWork, *, limit: int) -> int:
     return uow.limit_windows.forget(
         tokens_before=uow.now - TOKENS_KEPT_FOR, requests_before=uow.now - REQUESTS_KEPT_FOR, limit=limit
     )
-
-
-def _day_before(now: Instant, days: int) -> Instant:
-    return (now // MS_PER_DAY - days) * MS_PER_DAY

@@ -5,7 +5,7 @@ Whose a call is follows who owns its agent now, or owned it last; of which proje
 Source: contract analytics.md 3, resources.md 8.
 """
 
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 
 from ironcage_core.domain.access import Principal, Target, reaches
 from ironcage_core.domain.agents import Agent
@@ -35,6 +35,12 @@ class UsageQuestion:
         return {name: value for name, value in asdict(self).items() if name in always or value is not None}
 
 
+def usage_seen(principal: Principal) -> UsageFilter:
+    """Return which usage a caller may see at all."""
+    scope = scope_of(principal)
+    return UsageFilter(scope.agent_id, scope.owner_id, scope.project_id)
+
+
 def agent_of_history(uow: UnitOfWork, agent_id: str, principal: Principal) -> Agent:
     """Return an agent whose calls the principal may see, deleted ones included; each call's project is another matter.
 
@@ -58,8 +64,8 @@ def usage_filter(uow: UnitOfWork, asked: UsageQuestion, principal: Principal) ->
         AgentNotFoundError, ProviderNotFoundError: A filter names nothing.
         ForbiddenError: The agent is another user's, or only an admin may ask by user.
     """
-    if asked.user_id is not None and principal.reach != "all":
-        raise ForbiddenError("Only an admin may ask by user")
+    if asked.user_id is not None:
+        check_may_ask_by_user(principal)
     if asked.agent_id is not None:
         agent_of_history(uow, asked.agent_id, principal)
     if asked.provider_id is not None:
@@ -77,13 +83,29 @@ def usage_filter(uow: UnitOfWork, asked: UsageQuestion, principal: Principal) ->
     )
 
 
+def check_may_ask_by_user(principal: Principal) -> None:
+    """Refuse a question by user of anybody but an admin.
+
+    Raises:
+        ForbiddenError: It is nobody else's.
+    """
+    if principal.reach != "all":
+        raise ForbiddenError("Only an admin may ask by user")
+
+
+def of_one(which: UsageFilter | None, **part: str) -> UsageFilter | None:
+    """Return what a filter leaves of one project or one provider; None for none at all."""
+    if which is None or any(getattr(which, name) not in {None, value} for name, value in part.items()):
+        return None
+    return replace(which, **part)  # type: ignore[arg-type]  # names of texts
+
+
 def is_in_project(asked: str | None, bound: str | None) -> bool:
     """Tell whether a filter by project leaves anything of the project that a credential is bound to."""
     return asked is None or bound is None or asked == bound
 
 
 def _check_provider(uow: UnitOfWork, provider_id: str, principal: Principal) -> None:
-    scope = scope_of(principal)
-    seen = UsageFilter(scope.agent_id, scope.owner_id, scope.project_id, provider_id=provider_id)
+    seen = replace(usage_seen(principal), provider_id=provider_id)
     if uow.provider_keys.find(provider_id) is None and uow.usage.first_day(seen) is None:
         raise ProviderNotFoundError("No such provider key, and no call of one")

@@ -11,15 +11,16 @@ from ironcage_core.domain.access import Principal
 from ironcage_core.domain.instants import Instant
 from ironcage_core.domain.periods import Asked, TimeRange, asked_range, check_kept
 from ironcage_core.domain.usage import UsageSums
+from ironcage_core.ports.lists import UsageFilter
 from ironcage_core.ports.storage import UnitOfWork
-from ironcage_core.services.usage_scope import UsageQuestion, usage_filter
 
 
 @dataclass(frozen=True, slots=True)
 class UsageTotals:
     """Sums over the calls that were asked about, and of which calls and what time they are.
 
-    `start` is where the range starts: of one that has no start, the day of the first call, None if there is none.
+    `start` is where the range starts: of one that has no start, the first call's time as far as records reach, else its
+    day, and None if there is no call before the end.
     `providers` are by name, the costliest first.
     """
 
@@ -31,28 +32,23 @@ class UsageTotals:
     calculated_at: Instant
 
 
-def usage_totals(uow: UnitOfWork, asked: UsageQuestion, when: Asked, principal: Principal) -> UsageTotals:
-    """Return the sums over the calls that were asked about, as far as the principal may see them.
+def usage_totals(uow: UnitOfWork, which: UsageFilter | None, when: Asked, principal: Principal) -> UsageTotals:
+    """Return the sums over calls.
 
     Args:
         uow: An open unit of work.
-        asked: Which calls.
+        which: Which calls, within what the principal may see, as `usage_filter` says.
         when: Of what time.
         principal: Who asks.
 
     Raises:
         ValidationError, InvalidPeriodError, RangeTooOldError: There is no such time, or its hours are not kept.
-        AgentNotFoundError, ProviderNotFoundError: A filter names nothing.
-        ForbiddenError: The agent is another user's, or only an admin may ask by user.
     """
     time = asked_range(when, uow.now)
     check_kept(time, uow.usage.horizon("hours"))
-    which = usage_filter(uow, asked, principal)
-    start = time.since
     by_provider: Mapping[tuple[str, ...], UsageSums] = {}
     if which is not None:
         by_provider = uow.usage.sums(replace(which, since=time.since, until=time.until), ("provider",))
-        start = uow.usage.first_day(which) if start is None else start
     providers = [(key[0], sums) for key, sums in by_provider.items()]
     providers.sort(key=lambda each: (-each[1].cost_micros, each[0]))
     return UsageTotals(
@@ -60,9 +56,18 @@ def usage_totals(uow: UnitOfWork, asked: UsageQuestion, when: Asked, principal: 
         providers=providers,
         scope="all" if principal.reach == "all" else "own",
         time=time,
-        start=start,
+        start=_start_of(uow, which, time),
         calculated_at=uow.now,
     )
+
+
+def _start_of(uow: UnitOfWork, which: UsageFilter | None, time: TimeRange) -> Instant | None:
+    if time.since is not None:
+        return time.since
+    first = None if which is None else uow.usage.first_at(which)
+    if first is None or (time.until is not None and first >= time.until):
+        return None
+    return min(first, time.end)  # a runtime's clock may be a little ahead
 
 
 def _sum_of(parts: Collection[UsageSums]) -> UsageSums:

@@ -9,7 +9,7 @@ Source: contract identity.md 4 and 12.
 from ironcage_core.domain.access import Principal
 from ironcage_core.domain.audit import Actor, AuditNote
 from ironcage_core.domain.lockouts import is_locked
-from ironcage_core.domain.texts import text_problem
+from ironcage_core.domain.texts import reason_problem
 from ironcage_core.domain.users import User
 from ironcage_core.errors.identity import (
     LastAdminError,
@@ -77,7 +77,7 @@ def suspend_user(uow: UnitOfWork, user_id: str, *, reason: str | None = None, pr
         UserDeletedError, UserAlreadySuspendedError, LastAdminError: The state of things forbids it.
     """
     user = other_user(uow, user_id, principal)
-    if reason is not None and (problem := text_problem(reason, longest=LONGEST_REASON)):
+    if problem := reason_problem(reason, longest=LONGEST_REASON):
         raise ValidationError({"reason": problem})
     check_not_deleted(user)
     if user.status == "suspended":

@@ -7,10 +7,10 @@ from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from itertools import groupby
-from typing import Final, TypeVar
+from typing import Final, NamedTuple, TypeVar
 
 from ironcage_core.domain.audit import RETENTION_DAYS, Chain, row_hash
-from ironcage_core.domain.instants import MS_PER_DAY, period_of
+from ironcage_core.domain.instants import day_start, next_day_start, period_of
 from ironcage_core.domain.leases import Lease
 from ironcage_core.domain.ledger import EFFECTS, Balance, Entry
 from ironcage_core.domain.money import Micros
@@ -71,7 +71,7 @@ class _Sums:
 
 
 def verify(uow: UnitOfWork, agent_id: str | None = None) -> Verification:
-    """Recompute balances, leases, banks, counts, rollups of usage, what counts against limits, and the audit chains.
+    """Recompute balances, leases, banks, counts, rollups of usage, the audit chains and today's tokens of limits.
 
     Args:
         uow: An open unit of work; a read snapshot is enough.
@@ -174,19 +174,36 @@ def _unequal(number: str, stored: Mapping[Key, Micros], posted: Counter[Key]) ->
             yield Difference("/".join(key), number, stored.get(key, 0), posted[key])
 
 
+class Miscounted(NamedTuple):
+    """Tokens of today that count against a limit, beside the least and the most they can be."""
+
+    user_id: str
+    project_id: str | None
+    counted: int
+    lowest: int
+    highest: int
+
+
 def _check_limit_windows(uow: UnitOfWork) -> Iterator[Difference]:
-    today = uow.now - uow.now % MS_PER_DAY
+    for each in miscounted_tokens(uow):
+        subject = "/".join((each.user_id, each.project_id or "all projects"))
+        yield Difference(subject, "tokens of today", each.counted, each.lowest)
+
+
+def miscounted_tokens(uow: UnitOfWork) -> Iterator[Miscounted]:
+    """Yield what counts against limits today and is not what the records of usage say."""
+    today = day_start(uow.now)
     lowest: Counter[tuple[str, str | None]] = Counter()
-    purged: Counter[tuple[str, str | None]] = Counter()
-    for (owner_id, project_id), tokens in uow.usage.received(today, today + MS_PER_DAY).items():
+    purged: Counter[str] = Counter()  # of which project such a call was, nobody knows: its agent may have moved
+    for (owner_id, project_id), tokens in uow.usage.received(today, next_day_start(today)).items():
+        purged[owner_id] += tokens.purged
         for project in (None, project_id):
             lowest[owner_id, project] += tokens.recorded
-            purged[owner_id, project] += tokens.purged
     counted = uow.limit_windows.all_tokens(today)
     for key in {*counted, *lowest}:
-        if not lowest[key] <= counted.get(key, 0) <= lowest[key] + purged[key]:
-            subject = "/".join((key[0], key[1] or "all projects"))
-            yield Difference(subject, "tokens of today", counted.get(key, 0), lowest[key])
+        found = Miscounted(*key, counted.get(key, 0), lowest[key], lowest[key] + purged[key[0]])
+        if not found.lowest <= found.counted <= found.highest:
+            yield found
 
 
 def _check_counts(uow: UnitOfWork) -> Iterator[Difference]:

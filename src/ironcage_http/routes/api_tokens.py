@@ -42,7 +42,7 @@ from ironcage_http.routes.api_token_views import (
     shown,
     stats,
 )
-from ironcage_http.routing import Route
+from ironcage_http.routing import PAGED, Route
 from ironcage_http.wire import moment
 
 STATUSES: Final[tuple[ApiTokenStatus, ...]] = get_args(ApiTokenStatus)
@@ -197,6 +197,7 @@ ROUTES: Final[tuple[Route, ...]] = (
     ),
     Route(
         "GET", "/api-tokens", list_all, "List API tokens, ended ones included", action="api_tokens.read",
+        query=(*PAGED, "user_id", "status", "name", "project_id", "agent_id"),
         answer=ApiTokenView,
     ),
     Route(

@@ -11,7 +11,7 @@ from ironcage_core.ports.storage import UnitOfWork
 from ironcage_core.services.audit_log import get_audit_row, list_audit_rows
 from ironcage_http.calls import Call, answer, listed
 from ironcage_http.queries import Query
-from ironcage_http.routing import Route
+from ironcage_http.routing import PAGED, Route
 from ironcage_http.wire import moment
 
 
@@ -115,7 +115,12 @@ def row_view(row: AuditRow) -> AuditRowView:
 
 ROUTES: Final = (
     Route(
-        "GET", "/audit-logs", get_rows, "The audit log, newest first", action="audit.read", answer=AuditRowView,
+        "GET", "/audit-logs", get_rows, "The audit log, newest first", action="audit.read",
+        query=(
+            *PAGED, "user_id", "operation", "resource_type", "resource_id", "category", "outcome", "start_date",
+            "end_date",
+        ),
+        answer=AuditRowView,
     ),
     Route(
         "GET", "/audit-logs/{audit_id}", get_one_row, "One row of the audit log", action="audit.read",

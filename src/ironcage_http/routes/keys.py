@@ -70,7 +70,7 @@ _GATE_CODES: Final = ("USAGE_LIMIT_EXCEEDED", "403 BUDGET_EXCEEDED", "CRYPTO_UNA
 ROUTES: Final[tuple[Route, ...]] = (
     Route(
         "GET", "/keys", get_key, "Release the provider key of the project that the API token is bound to",
-        answer=KeyView, action="keys.release", limit="keys",
+        answer=KeyView, action="keys.release", query=("provider",), limit="keys",
         codes=("TOKEN_NOT_IN_PROJECT", "NO_PROVIDER_KEY", "PROVIDER_KEY_DISABLED", *_GATE_CODES),
     ),
     Route(

@@ -1,14 +1,11 @@
 """Usage limits over the wire: set by admins, shown to the users they hold. Amounts are USD."""
 
-import contextlib
 from decimal import Decimal
-from typing import Any, Final, cast
+from typing import Final, cast
 
 import msgspec
 from litestar.response.base import ASGIResponse
 
-from ironcage_core.domain.money import parse_usd
-from ironcage_core.errors.tree import ValidationError
 from ironcage_core.ports.lists import LimitFilter, Page
 from ironcage_core.ports.storage import UnitOfWork
 from ironcage_core.services.usage_limits import (
@@ -23,8 +20,8 @@ from ironcage_core.services.usage_limits import (
 )
 from ironcage_http.calls import Call, answer, listed, nothing
 from ironcage_http.queries import Query
-from ironcage_http.routing import Route
-from ironcage_http.wire import amount, moment
+from ironcage_http.routing import PAGED, Route
+from ironcage_http.wire import Read, amount, micros, moment
 
 _UNSET: Final = msgspec.UNSET
 
@@ -79,10 +76,12 @@ async def create(call: Call) -> ASGIResponse:
     """Limit a user."""
     who = call.user()
     body = call.read(UsageLimitBody, is_strict=True)
+    levels = call.wiring.settings.leases.alert_levels
 
     def run(uow: UnitOfWork) -> LimitView:
         principal = who(uow)
-        return create_limit(uow, _given(body.value()), actor=principal.actor)
+        fields, unreadable = _given(body)
+        return create_limit(uow, fields, unreadable=unreadable, actor=principal.actor, levels=levels)
 
     return answer(_view(await call.write(run)), status=201)
 
@@ -100,26 +99,28 @@ async def list_all(call: Call) -> ASGIResponse:
         query.check()
         return list_limits(uow, which, paging, principal=principal)
 
-    page = await call.see(run)
+    page = await call.see_all(who, run)
     return listed(page, paging, [_view(each) for each in page.rows])
 
 
 async def get(call: Call) -> ASGIResponse:
     """Show one limit."""
     who = call.user()
-    return answer(_view(await call.see(lambda uow: get_limit(uow, call.path["limit_id"], who(uow)))))
+    return answer(_view(await call.see_all(who, lambda uow: get_limit(uow, call.path["limit_id"], who(uow)))))
 
 
 async def update(call: Call) -> ASGIResponse:
     """Change a limit's caps."""
     who = call.user()
     body = call.read(UsageLimitChangeBody, is_strict=True)
+    levels = call.wiring.settings.leases.alert_levels
 
     def run(uow: UnitOfWork) -> LimitView:
         principal = who(uow)
         body.check_syntax()
         limit = any_limit(uow, call.path["limit_id"])
-        return change_limit(uow, limit.id, _given(body.value()), actor=principal.actor)
+        fields, unreadable = _given(body)
+        return change_limit(uow, limit.id, fields, unreadable=unreadable, actor=principal.actor, levels=levels)
 
     return answer(_view(await call.write(run)))
 
@@ -131,14 +132,16 @@ async def delete(call: Call) -> ASGIResponse:
     return nothing()
 
 
-def _given(wish: UsageLimitBody | UsageLimitChangeBody) -> LimitFields:
-    """Return the fields that a body has; an amount that cannot be read stays as it is, and will not pass as a cap."""
-    fields: dict[str, Any] = {name: getattr(wish, name) for name in wish.__struct_fields__}
-    cost = fields["max_cost_per_month"] = fields.pop("max_cost_per_month_usd")
-    if isinstance(cost, Decimal):
-        with contextlib.suppress(ValidationError):
-            fields["max_cost_per_month"] = parse_usd(cost, field="max_cost_per_month_usd")
-    return cast("LimitFields", {name: value for name, value in fields.items() if value is not _UNSET})
+def _given(body: Read[UsageLimitBody] | Read[UsageLimitChangeBody]) -> tuple[LimitFields, dict[str, str]]:
+    """Return the fields that a body has and that can be read, and what is wrong with the others."""
+    parts, faults = body.parts()
+    fields, unreadable = {name: value for name, value in parts.items() if value is not _UNSET}, {**faults}
+    if "max_cost_per_month_usd" in fields:
+        cost = fields.pop("max_cost_per_month_usd")
+        fields["max_cost_per_month"] = (
+            None if cost is None else micros(cost, field="max_cost_per_month_usd", problems=unreadable)
+        )
+    return cast("LimitFields", fields), unreadable
 
 
 def _view(seen: LimitView) -> UsageLimitView:
@@ -173,7 +176,7 @@ ROUTES: Final[tuple[Route, ...]] = (
     ),
     Route(
         "GET", "/limits", list_all, "List usage limits, newest first: all for an admin, else one's own",
-        answer=UsageLimitView, action="limits.read", limit="read",
+        answer=UsageLimitView, action="limits.read", query=(*PAGED, "user_id", "project_id"), limit="read",
     ),
     Route(
         "GET", "/limits/{limit_id}", get, "Show a usage limit and what counts against it", answer=UsageLimitView,

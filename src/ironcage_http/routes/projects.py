@@ -22,7 +22,7 @@ from ironcage_core.services.projects import (
 )
 from ironcage_http.calls import Call, answer, listed, nothing
 from ironcage_http.queries import Query
-from ironcage_http.routing import Route
+from ironcage_http.routing import PAGED, Route
 from ironcage_http.wire import amount, moment
 
 ORDERS: Final[tuple[ProjectOrder, ...]] = get_args(ProjectOrder)
@@ -215,7 +215,7 @@ ROUTES: Final[tuple[Route, ...]] = (
     ),
     Route(
         "GET", "/projects", list_all, "List the projects that the caller may see", answer=ProjectView,
-        action="projects.read",
+        action="projects.read", query=(*PAGED, "name"),
     ),
     Route(
         "GET", "/projects/{project_id}", get, "Show a project, with what is in it", answer=ProjectDetailView,
@@ -241,6 +241,7 @@ ROUTES: Final[tuple[Route, ...]] = (
     Route(
         "DELETE", "/projects/{project_id}/provider", unassign_keys,
         "Take a project's provider keys away: all, or those of `?provider=` or `?provider_key_id=`", status=204,
-        action="projects.write", codes=("PROJECT_NOT_FOUND", "PROVIDER_NOT_ASSIGNED", "VALIDATION_ERROR"),
+        action="projects.write",
+        query=("provider", "provider_key_id"), codes=("PROJECT_NOT_FOUND", "PROVIDER_NOT_ASSIGNED", "VALIDATION_ERROR"),
     ),
 )  # fmt: skip

@@ -24,7 +24,7 @@ from ironcage_core.services.provider_keys import (
 )
 from ironcage_http.calls import Call, answer, listed
 from ironcage_http.queries import Query
-from ironcage_http.routing import Route
+from ironcage_http.routing import PAGED, Route
 from ironcage_http.wire import amount, moment
 
 ORDERS: Final[tuple[KeyOrder, ...]] = get_args(KeyOrder)
@@ -164,7 +164,9 @@ async def get(call: Call) -> ASGIResponse:
     def run(uow: UnitOfWork) -> ProviderDetailView:
         principal = who(uow)
         seen = provider_key_overview(uow, call.path["provider_id"], principal)
-        usage = _usage_view(seen, provider_key_usage(uow, seen.key.id)) if principal.role == "admin" else None
+        usage = None
+        if principal.role == "admin":
+            usage = _usage_view(seen, provider_key_usage(uow, seen.key.id, principal))
         return ProviderDetailView(*(*_shown(seen, principal.role), usage))
 
     return answer(await call.see(run))
@@ -259,7 +261,8 @@ ROUTES: Final[tuple[Route, ...]] = (
     ),
     Route(
         "GET", "/providers", list_all, "List provider keys, as far as the role may see them",
-        action="providers.read", limit="read", answer=ProviderView,
+        action="providers.read",
+        query=(*PAGED, "name", "provider", "is_enabled", "status"), limit="read", answer=ProviderView,
     ),
     Route(
         "GET", "/providers/{provider_id}", get, "Show a provider key, as far as the role may see it",

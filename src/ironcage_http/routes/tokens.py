@@ -12,7 +12,7 @@ from ironcage_core.ports.totals import TokenEntry
 from ironcage_core.services.api_token_lists import list_tokens
 from ironcage_http.calls import Call, listed
 from ironcage_http.queries import Query
-from ironcage_http.routing import Route
+from ironcage_http.routing import PAGED, Route
 from ironcage_http.wire import moment
 
 KINDS: Final[tuple[TokenKind, ...]] = get_args(TokenKind)
@@ -77,7 +77,8 @@ def _shown(entry: TokenEntry) -> tuple[Any, ...]:
 
 ROUTES: Final[tuple[Route, ...]] = (
     Route(
-        "GET", "/tokens", list_all, "List API tokens and IC tokens together", action="tokens.list", answer=TokenView,
+        "GET", "/tokens", list_all, "List API tokens and IC tokens together", action="tokens.list",
+        query=(*PAGED, "kind", "agent_id", "project_id", "status", "search"), answer=TokenView,
         codes=("INSUFFICIENT_SCOPE",),
     ),
 )  # fmt: skip

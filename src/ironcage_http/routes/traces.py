@@ -10,10 +10,10 @@ from ironcage_core.domain.access import Principal
 from ironcage_core.domain.usage import UsageRecord
 from ironcage_core.ports.lists import Page, TraceFilter
 from ironcage_core.ports.storage import UnitOfWork
-from ironcage_core.services.traces import get_trace, list_traces
+from ironcage_core.services.traces import get_trace, list_traces, trace_filter
 from ironcage_http.calls import Call, answer, listed
 from ironcage_http.queries import Query
-from ironcage_http.routing import Route
+from ironcage_http.routing import PAGED, Route
 from ironcage_http.usage_queries import LONGEST_MODEL, LONGEST_PROJECT
 from ironcage_http.wire import amount, moment
 
@@ -50,14 +50,15 @@ async def list_all(call: Call) -> ASGIResponse:
     """List traces."""
     who = call.user()
     query = Query(call.query)
-    which = _filter(query)
+    asked = _filter(query)
     _, descending = query.sort(("traced_at",), default="-traced_at")
     paging = query.paging()
 
     def run(uow: UnitOfWork) -> tuple[Principal, Page[UsageRecord]]:
         principal = who(uow)
+        which = trace_filter(uow, asked, principal)
         query.check()
-        return principal, list_traces(uow, which, paging, principal=principal, descending=descending)
+        return principal, list_traces(uow, which, paging, descending=descending)
 
     principal, page = await call.see(run)
     return listed(page, paging, [trace_view(record, principal) for record in page.rows])
@@ -122,7 +123,9 @@ def trace_view(record: UsageRecord, principal: Principal) -> TraceView:
 
 ROUTES: Final = (
     Route(
-        "GET", "/traces", list_all, "Calls one by one, the latest first", action="traces.read", answer=TraceView,
+        "GET", "/traces", list_all, "Calls one by one, the latest first", action="traces.read",
+        query=(*PAGED, "agent_id", "project_id", "provider", "model", "status", "request_id", "lease_id", "from", "to"),
+        answer=TraceView,
         limit="analytics_read", codes=("AGENT_NOT_FOUND", "LEASE_NOT_FOUND", "FORBIDDEN"),
     ),
     Route(

@@ -1,6 +1,5 @@
 """Usage, added up: calls, tokens and cost, in all, of a project and of a provider."""
 
-from dataclasses import replace
 from decimal import Decimal
 from typing import Any, Final
 
@@ -9,12 +8,20 @@ from litestar.response.base import ASGIResponse
 
 from ironcage_core.domain.texts import text_problem
 from ironcage_core.ports.storage import UnitOfWork
-from ironcage_core.services.usage_scope import UsageQuestion
+from ironcage_core.services.usage_scope import UsageQuestion, of_one
 from ironcage_core.services.usage_totals import UsageTotals, usage_totals
 from ironcage_http.calls import Call, answer
 from ironcage_http.queries import Query
 from ironcage_http.routing import Route
-from ironcage_http.usage_queries import LONGEST_PROJECT, EchoView, range_view, read_question, read_time
+from ironcage_http.usage_queries import (
+    LONGEST_PROJECT,
+    QUESTIONS,
+    EchoView,
+    judged_filter,
+    range_view,
+    read_question,
+    read_time,
+)
 from ironcage_http.wire import amount, moment
 
 LONGEST_PROVIDER: Final = 100
@@ -69,19 +76,17 @@ async def get_of_project(call: Call) -> ASGIResponse:
     """Return the sums over the calls of one project."""
     query = Query(call.query)
     project_id = _segment(call, query, "project_id", LONGEST_PROJECT).strip()
-    asked = read_question(query, project_id=project_id)
-    totals = await _totals(call, query, asked)
-    return answer(
-        ProjectUsageView(**_sums(totals), **_echo(replace(asked, project_id=None), totals), project_id=project_id)
-    )
+    asked = read_question(query)
+    totals = await _totals(call, query, asked, project_id=project_id)
+    return answer(ProjectUsageView(**_sums(totals), **_echo(asked, totals), project_id=project_id))
 
 
 async def get_of_provider(call: Call) -> ASGIResponse:
     """Return the sums over the calls of one provider."""
     query = Query(call.query)
     provider = _segment(call, query, "provider", LONGEST_PROVIDER)
-    asked = read_question(query, provider=provider)
-    totals = await _totals(call, query, asked)
+    asked = read_question(query)
+    totals = await _totals(call, query, asked, provider=provider)
     return answer(
         ProviderTotalView(
             provider=provider,
@@ -89,26 +94,30 @@ async def get_of_provider(call: Call) -> ASGIResponse:
             requests=totals.sums.completed,
             total_cost=amount(totals.sums.cost_micros),
             scope=totals.scope,
-            **_echo(replace(asked, provider=None), totals),
+            **_echo(asked, totals),
         )
     )
 
 
-async def _totals(call: Call, query: Query, asked: UsageQuestion) -> UsageTotals:
+async def _totals(call: Call, query: Query, asked: UsageQuestion, **part: str) -> UsageTotals:
+    """Return the sums over the calls that are asked about and of the part that the path names."""
     who = call.user()
     when = read_time(query)
 
     def run(uow: UnitOfWork) -> UsageTotals:
         principal = who(uow)
-        query.check()
-        return usage_totals(uow, asked, when, principal)
+        which = of_one(judged_filter(uow, query, asked, principal), **part)
+        return usage_totals(uow, which, when, principal)
 
     return await call.see(run)
 
 
 def _segment(call: Call, query: Query, name: str, longest: int) -> str:
     """Return a part of the path that is free text; what is wrong with it is told with what is wrong with the query."""
-    value = call.path[name]
+    value = call.free_text
+    if value is None:
+        query.problems[name] = "must be valid UTF-8"
+        return ""
     if problem := text_problem(value.strip(), longest=longest):
         query.problems[name] = problem
     return value
@@ -144,18 +153,18 @@ _CODES: Final = ("INVALID_PERIOD", "RANGE_TOO_OLD", "AGENT_NOT_FOUND", "PROVIDER
 ROUTES: Final[tuple[Route, ...]] = (
     Route(
         "GET", "/usage", get_totals, "Calls, tokens and cost, in all and by provider", answer=UsageView,
-        action="usage.read", limit="analytics_read", codes=_CODES,
+        action="usage.read", limit="analytics_read", codes=_CODES, query=QUESTIONS,
     ),
     Route(
         "GET", "/usage/aggregate", get_totals, "The same as /usage", answer=UsageView,
-        action="usage.read", limit="analytics_read", codes=_CODES,
+        action="usage.read", limit="analytics_read", codes=_CODES, query=QUESTIONS,
     ),
     Route(
         "GET", "/usage/by-project/{project_id}", get_of_project, "Calls, tokens and cost of one project",
-        answer=ProjectUsageView, action="usage.read", limit="analytics_read", codes=_CODES,
+        answer=ProjectUsageView, action="usage.read", limit="analytics_read", codes=_CODES, query=QUESTIONS,
     ),
     Route(
         "GET", "/usage/by-provider/{provider}", get_of_provider, "Calls, tokens and cost of one provider",
-        answer=ProviderTotalView, action="usage.read", limit="analytics_read", codes=_CODES,
+        answer=ProviderTotalView, action="usage.read", limit="analytics_read", codes=_CODES, query=QUESTIONS,
     ),
 )  # fmt: skip

@@ -47,7 +47,7 @@ from ironcage_http.routes.user_views import (
     moved_agent_view,
     shown,
 )
-from ironcage_http.routing import Route
+from ironcage_http.routing import PAGED, Route
 
 T = TypeVar("T")
 
@@ -245,7 +245,8 @@ ROUTES: Final[tuple[Route, ...]] = (
         codes=("DUPLICATE_USERNAME", "DUPLICATE_EMAIL"),
         example={"username": "ann", "email": "ann@example.org", "password": "...", "role": "user"},
     ),
-    Route("GET", "/users", list_all, "List users", answer=AccountView, action="users.list"),
+    Route("GET", "/users", list_all, "List users", answer=AccountView, action="users.list",
+        query=(*PAGED, "role", "is_active", "status", "search", "include_deleted")),
     Route(
         "GET", "/users/{user_id}", get, "Show a user", answer=AccountView, action="users.get",
         codes=("USER_NOT_FOUND", "FORBIDDEN"),

@@ -9,7 +9,7 @@ from ironcage_core.domain.ledger import Balance
 from ironcage_core.ports.lists import AgentOrder, BalanceFilter, Page, Paging
 from ironcage_core.ports.totals import BudgetTotals
 from ironcage_storage.sqlite.rows import Table, conjunction
-from ironcage_storage.sqlite.session import Pending, Session
+from ironcage_storage.sqlite.session import Session
 from ironcage_storage.sqlite.totals import agent_totals, recounted
 
 _STATUS = (
@@ -23,13 +23,41 @@ _ORDERS: Final[Mapping[AgentOrder, str]] = {
     "created_at": "a.created_at",
     "updated_at": "a.updated_at",
 }
+_MOVE_TOTALS: Final = "UPDATE agent_totals SET spent = spent + ?, held = held + ? WHERE owner_id = ? AND project_id = ?"
+
+
+class _Budgets(Table[Balance]):
+    """Budgets whose spending and holds move the totals of agents once a batch; triggers do the rest, row by row."""
+
+    def __init__(self, session: Session, agents: Table[Agent]) -> None:
+        super().__init__(session, "agent_budgets", Balance, ("agent_id",), constant=("budget_id",))
+        self._agents = agents
+
+    def put(self, row: Balance) -> None:
+        """Store a row, new or changed; what is written of it is looked up, for only the difference moves totals."""
+        self.get(row.agent_id)
+        super().put(row)
+
+    def flush(self) -> None:
+        """Write the batch's rows, behind those of their agents, and what they move."""
+        moved: dict[tuple[str, str], list[int]] = {}
+        for agent_id, row in self._batch.items():
+            before, agent = self._loaded.get(agent_id), self._agents.written(agent_id)
+            if before is None or agent is None or agent.deleted_at is not None:
+                continue  # a trigger counts what is new; what is deleted counts nowhere
+            sums = moved.setdefault((agent.owner_id, agent.project_id), [0, 0])
+            sums[0] += row.spent - before.spent
+            sums[1] += row.held - before.held
+        super().flush()
+        changed = [(*sums, *key) for key, sums in moved.items() if any(sums)]
+        self.session.connection.executemany(_MOVE_TOTALS, changed)
 
 
 class SqliteBalances:
     """Implements `Balances`."""
 
-    def __init__(self, session: Session, agents: Pending) -> None:
-        self.table: Table[Balance] = Table(session, "agent_budgets", Balance, ("agent_id",), constant=("budget_id",))
+    def __init__(self, session: Session, agents: Table[Agent]) -> None:
+        self.table = _Budgets(session, agents)
         self._agents = agents
         self._session = session
 

@@ -13,10 +13,9 @@ class Days(NamedTuple):
     first: int | None
     beyond: int | None
 
-    @property
-    def chosen(self) -> tuple[str, tuple[object, ...]]:
-        """What chooses their buckets: a WHERE and what it binds."""
-        return conjunction({"bucket >= ?": self.first, "bucket < ?": self.beyond})
+    def chosen(self, column: str = "bucket") -> tuple[str, tuple[object, ...]]:
+        """Return what chooses their rows by a column of days: a WHERE and what it binds."""
+        return conjunction({f"{column} >= ?": self.first, f"{column} < ?": self.beyond})
 
 
 class Cut(NamedTuple):

@@ -9,7 +9,7 @@ from ironcage_core.ports.lists import Page, Paging, ProjectFilter, ProjectOrder
 from ironcage_core.ports.totals import ProjectTotals
 from ironcage_storage.sqlite.rows import Table, conjunction
 from ironcage_storage.sqlite.session import Pending, Session
-from ironcage_storage.sqlite.totals import agent_totals
+from ironcage_storage.sqlite.totals import agent_totals, owners_in
 
 _ORDERS: Final[Mapping[ProjectOrder, str]] = {"name": "fold(name)", "created_at": "created_at"}
 _VISIBLE: Final = f"""(id = '{MASTER_PROJECT}' OR (id <> '{ORPHANED_PROJECT}' AND (
@@ -67,7 +67,11 @@ class SqliteProjects:
     def totals(self, project_id: str, owner_id: str | None = None) -> ProjectTotals:
         """Return counts and sums over the project's live agents, or over those of one owner."""
         kept = agent_totals(self._session, *self._reads, owner_id=owner_id, project_id=project_id)
-        return ProjectTotals(kept.agents, kept.owners, kept.allocated, kept.spent)
+        if owner_id is None:
+            owners = owners_in(self._session, *self._reads, project_id=project_id)
+        else:
+            owners = int(kept.agents > 0)
+        return ProjectTotals(kept.agents, owners, kept.allocated, kept.spent)
 
     def owned_by(self, user_id: str) -> Sequence[Project]:
         """Return the projects of an owner."""

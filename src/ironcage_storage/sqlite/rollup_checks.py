@@ -78,7 +78,8 @@ def _check(table: str, key: tuple[str, ...], counted: str) -> _Check:
 _HOW: Final = {name: "max" if name == _LAST else "sum" for name in _NUMBERS}
 
 
-def _of_records(bucket_ms: int) -> str:
+def of_records(bucket_ms: int) -> str:
+    """Return the SELECT of what the records from an instant on, which it binds, add up to in each cell."""
     return f"""SELECT occurred_at / {bucket_ms} AS bucket, agent_id, owner_id, project_id, provider,
             coalesce(provider_id, '') AS provider_id, model,
             sum(outcome = 'completed') AS completed, sum(outcome = 'failed') AS failed,
@@ -88,13 +89,14 @@ def _of_records(bucket_ms: int) -> str:
         FROM usage_records WHERE occurred_at >= ? GROUP BY 1, 2, 3, 4, 5, 6, 7"""
 
 
-def _of_fine(table: str) -> str:
+def of_fine(table: str) -> str:
+    """Return the SELECT of what the cells of a table add up to without agents; it binds the first bucket."""
     keys = ", ".join(WIDE)
     sums = ", ".join(f"{how}({name}) AS {name}" for name, how in _HOW.items())
     return f"SELECT {keys}, {sums} FROM {table} WHERE bucket >= ? GROUP BY {keys}"
 
 
-_DAYS: Final = _check("usage_days", FINE, _of_records(MS_PER_DAY))
-_HOURS: Final = _check("usage_hours", FINE, _of_records(MS_PER_HOUR))
-_WIDE_DAYS: Final = _check("usage_wide_days", WIDE, _of_fine("usage_days"))
-_WIDE_HOURS: Final = _check("usage_wide_hours", WIDE, _of_fine("usage_hours"))
+_DAYS: Final = _check("usage_days", FINE, of_records(MS_PER_DAY))
+_HOURS: Final = _check("usage_hours", FINE, of_records(MS_PER_HOUR))
+_WIDE_DAYS: Final = _check("usage_wide_days", WIDE, of_fine("usage_days"))
+_WIDE_HOURS: Final = _check("usage_wide_hours", WIDE, of_fine("usage_hours"))

@@ -116,7 +116,7 @@ class Rollups:
     def calls_by_day(self, which: UsageFilter, days: Days, outcome: str | None) -> list[tuple[int, int]]:
         """Return the days with calls of an outcome, or of either, and how many; the filter's own time is not read."""
         source, terms, parameters = _source(which, "days")
-        chosen, values = days.chosen
+        chosen, values = days.chosen()
         calls = "sum(completed + failed)" if outcome is None else f"sum({outcome})"
         sql = f"SELECT bucket, {calls} FROM {source} WHERE {terms} AND {chosen} GROUP BY bucket HAVING {calls} > 0"
         return self.session.query(sql, (*parameters, *values), self, self._agents).fetchall()
@@ -127,10 +127,8 @@ class Rollups:
         for name, key in (("usage_hours", FINE), ("usage_wide_hours", WIDE)):
             columns = ", ".join(key)
             old = f"SELECT {columns} FROM {name} WHERE bucket < ? LIMIT ?"
-            (count,) = self.session.query(f"SELECT count(*) FROM ({old})", (before, limit), self).fetchone()
-            if count:
-                self.session.execute(f"DELETE FROM {name} WHERE ({columns}) IN ({old})", (before, limit))
-            gone = max(gone, int(count))
+            sql = f"DELETE FROM {name} WHERE ({columns}) IN ({old})"
+            gone = max(gone, self.session.execute(sql, (before, limit)))
         return gone
 
     @property
@@ -140,6 +138,9 @@ class Rollups:
 
     def keep(self) -> None:
         """Make the member's differences the batch's."""
+        if not self._batch:
+            self._batch, self._member = self._member, self._batch
+            return
         for cell, numbers in self._member.items():
             _merge(self._batch, cell, numbers)
         self._member.clear()
@@ -157,9 +158,9 @@ class Rollups:
         wide_days: dict[Any, list[int]] = {}
         for cell, numbers in self._batch.items():
             day = cell.bucket // HOURS_PER_DAY
-            _merge(fine_days, (day, *cell[1:]), numbers)
-            _merge(wide_hours, (cell.bucket, *cell[3:]), numbers)
-            _merge(wide_days, (day, *cell[3:]), numbers)
+            _merge(fine_days, (day, *cell[1:]), numbers.copy())
+            _merge(wide_hours, (cell.bucket, *cell[3:]), numbers.copy())
+            _merge(wide_days, (day, *cell[3:]), numbers.copy())
         for sql, cells in (
             (_HOURS, self._batch),
             (_DAYS, fine_days),
@@ -179,9 +180,10 @@ class Rollups:
 
 
 def _merge(cells: dict[Any, list[int]], cell: tuple[Any, ...], numbers: list[int]) -> None:
+    """Add numbers to a cell. The first ones become it and are added to later, so they must be nobody else's."""
     known = cells.get(cell)
     if known is None:
-        cells[cell] = numbers.copy()
+        cells[cell] = numbers
         return
     for place in range(len(_ADDED)):
         known[place] += numbers[place]
@@ -209,7 +211,7 @@ def _source(which: UsageFilter, name: str, *, is_fine: bool = False) -> tuple[st
 def _spans(since: Instant | None, until: Instant | None) -> list[tuple[str, str, tuple[object, ...]]]:
     """Return which rows of which rollups make up a range: (hours or days, WHERE, what it binds)."""
     cut = cut_at_midnight(since, until)
-    spans = [] if cut.days is None else [("days", *cut.days.chosen)]
+    spans = [] if cut.days is None else [("days", *cut.days.chosen())]
     return spans + [_hours(*end) for end in cut.ends]
 
 

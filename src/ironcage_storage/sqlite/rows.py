@@ -110,8 +110,10 @@ class Table(Generic[Row]):
     def get(self, key: Any) -> Row | None:  # noqa: ANN401 - a str, or a tuple of them
         """Return the row with this key as the unit of work sees it."""
         row = self._member.get(key) or self._batch.get(key)
-        if row is not None:
-            return row
+        return self.written(key) if row is None else row
+
+    def written(self, key: Any) -> Row | None:  # noqa: ANN401 - a str, or a tuple of them
+        """Return the row with this key as it is in the database."""
         loaded = self._loaded.get(key, _MISSING)
         if loaded is _MISSING:
             parameters = key if self._is_composite else (key,)
@@ -142,6 +144,12 @@ class Table(Generic[Row]):
         """Return the rows of a SELECT over this table; `where` is everything behind its name."""
         cursor = self.session.query(f"SELECT {self.sql.columns} FROM {where}", parameters, self, *reads)
         return [self._make(row) for row in cursor]
+
+    def known_rows(self, where: str, parameters: Sequence[object] = ()) -> list[Row]:
+        """As `rows`, for rows that are about to be changed: point reads need not fetch them once more."""
+        found = self.rows(where, parameters)
+        self._loaded.update((self._key_of(row), row) for row in found)
+        return found
 
     def unsettled_rows(self, where: str, parameters: Sequence[object], matches: Callable[[Row], bool]) -> list[Row]:
         """Return what `rows` would, in no order, without writing what is pending: that would cost the batch its point.

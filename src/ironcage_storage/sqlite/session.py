@@ -80,12 +80,12 @@ class Session:
             self.settle()
         return self.connection.execute(sql, parameters)
 
-    def execute(self, sql: str, parameters: Sequence[object] = ()) -> None:
-        """Run a statement that writes, inside the member's savepoint."""
+    def execute(self, sql: str, parameters: Sequence[object] = ()) -> int:
+        """Run a statement that writes, inside the member's savepoint; return how many rows it changed."""
         if not self._writable:
             raise ReadOnlyError
         self.settle()
-        self.connection.execute(sql, parameters)
+        return self.connection.execute(sql, parameters).rowcount
 
     def settle(self) -> None:
         """Write everything pending, with the member's own rows behind a savepoint."""
@@ -99,6 +99,12 @@ class Session:
             self._has_savepoint = True
         self._keep_touched()
         self.flush()
+
+    def reread(self) -> None:
+        """Write everything pending and forget every row: statements have changed what the tables know."""
+        self.settle()
+        for part in self._parts:
+            part.forget()
 
     def flush(self) -> None:
         """Write the batch's rows."""

@@ -54,8 +54,30 @@ class Traces:
             skipped = max(0, skipped - stretch.calls)
         return Page(rows, sum(stretch.calls for stretch in stretches))
 
+    def first_at(self, which: UsageFilter, day: Instant) -> Instant:
+        """Return when the first call of a day was, or where the day starts, if there is none."""
+        terms, parameters = conjunction(
+            {
+                "agent_id = ?": which.agent_id,
+                OF_OWNER: which.owner_id,
+                "project_id = ?": which.project_id,
+                "provider = ?": which.provider,
+                "provider_id = ?": which.provider_id,
+                "model = ?": which.model,
+                "occurred_at >= ?": day,
+                "occurred_at < ?": day + MS_PER_DAY,
+            }
+        )
+        sql = f"SELECT occurred_at FROM usage_records WHERE {terms} ORDER BY occurred_at LIMIT 1"
+        found = self._records.session.query(sql, parameters, self._records, self._agents).fetchone()
+        return day if found is None else int(found[0])
+
     def _page_of_few(self, which: TraceFilter, paging: Paging, order: str) -> Page[UsageRecord]:
-        """Return a page of one call or one lease, which are found by their agents."""
+        """Return a page of one call, or of one lease.
+
+        A lease's calls are looked for among all that its agent has in the range: an index would be one more page to
+        write for each lease of a batch, and a call may have been known before the lease that it was charged to.
+        """
         return Page(self._rows(which, order, paging.per_page, paging.offset), self._count(which))
 
     def _stretches(self, which: TraceFilter) -> Iterator[_Stretch]:

@@ -26,6 +26,7 @@ from ironcage_storage.sqlite.records import (
     SqliteIcTokens,
     SqliteProviderKeys,
 )
+from ironcage_storage.sqlite.repairs import SqliteRepairs
 from ironcage_storage.sqlite.session import Session
 from ironcage_storage.sqlite.sessions import SqliteSessions
 from ironcage_storage.sqlite.stamp import Stamp
@@ -62,9 +63,10 @@ class SqliteUnitOfWork:
         self.ledger = SqliteLedger(session, self.agents.table)
         self.allocation_notes = SqliteAllocationNotes(session)
         self.banks = SqliteBanks(session)
-        self.usage = SqliteUsage(session, self.agents.table)
+        self.usage = SqliteUsage(session, self.agents.table, self.leases.table)
         self.audit = SqliteAuditLog(session, stamp)
         self.feed = SqliteFeed(session, stamp)
+        self.repairs = SqliteRepairs(session, stamp, self.leases)
 
     @property
     def now(self) -> Instant:
@@ -87,6 +89,7 @@ class SqliteUnitOfWork:
         """End a unit of work that raised; the transaction must still be open."""
         self._session.drop_member()
         self.leases.drop()
+        self.limits.drop()
 
     def flush(self) -> None:
         """Write what all units of the batch have left to write."""
@@ -96,8 +99,10 @@ class SqliteUnitOfWork:
         """Start again from the database alone: it was rolled back, or somebody else has written."""
         self._session.forget()
         self.leases.forget()
+        self.limits.forget()
 
     def rest(self) -> None:
         """End a batch that was committed; hot rows stay in memory for the next one."""
         self._session.rest()
         self.leases.rest()
+        self.limits.rest()

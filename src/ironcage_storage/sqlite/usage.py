@@ -10,7 +10,7 @@ from ironcage_core.ports.lists import HorizonOf, Page, Paging, TraceFilter, Usag
 from ironcage_core.ports.totals import LeaseReports, NumberDifference, ReceivedTokens
 from ironcage_storage.sqlite.rollup_checks import rollup_differences
 from ironcage_storage.sqlite.rollups import Rollups
-from ironcage_storage.sqlite.rows import Table
+from ironcage_storage.sqlite.rows import Table, conjunction
 from ironcage_storage.sqlite.session import Pending, Session
 from ironcage_storage.sqlite.traces import Traces
 
@@ -34,9 +34,10 @@ class SqliteUsage:
     Args:
         session: Where it belongs.
         agents: Whose owners decide who sees what.
+        leases: Which tell whom the calls of a purge were charged to, and until when.
     """
 
-    def __init__(self, session: Session, agents: Pending) -> None:
+    def __init__(self, session: Session, agents: Pending, leases: Pending) -> None:
         self._table: Table[UsageRecord] = Table(
             session, "usage_records", UsageRecord, ("agent_id", "call_key"), remembers=0
         )
@@ -44,6 +45,7 @@ class SqliteUsage:
         self._horizons: Table[_Horizon] = Table(session, "usage_horizons", _Horizon, ("what",))
         self._rollups = Rollups(session, agents)
         self._traces = Traces(self._table, self._rollups, agents)
+        self._leases = leases
         self._session = session
 
     def expect(self, agent_id: str, call_keys: Sequence[str]) -> None:
@@ -88,7 +90,8 @@ class SqliteUsage:
                 FROM kept_calls k JOIN leases l ON l.id = k.lease_id
                 WHERE k.report_cost_micros IS NOT NULL AND l.last_activity_at >= ?)
             GROUP BY owner_id, project_id"""
-        cursor = self._session.query(sql, (since, until, since), self._table, self._kept)
+        reads = (self._table, self._kept, self._leases)
+        cursor = self._session.query(sql, (since, until, since), *reads)
         return {(owner_id, project_id): ReceivedTokens(*numbers) for owner_id, project_id, *numbers in cursor}
 
     def rollup_differences(self) -> Iterator[NumberDifference]:
@@ -106,6 +109,13 @@ class SqliteUsage:
         day = self._rollups.first_day(which)
         return None if day is None else day * MS_PER_DAY
 
+    def first_at(self, which: UsageFilter) -> Instant | None:
+        """Return when the first call was, or where that day starts, if its records are not kept."""
+        day = self.first_day(which)
+        if day is None or day < self.horizon("records"):
+            return day
+        return self._traces.first_at(which, day)
+
     def find_trace(self, trace_id: str) -> UsageRecord | None:
         """Return the record with this id, unless it is older than what is kept."""
         rows = self._table.rows("usage_records WHERE id = ? AND occurred_at >= ?", (trace_id, self.horizon("records")))
@@ -115,10 +125,13 @@ class SqliteUsage:
         """Return records by the time of their call."""
         return self._traces.page(which, paging, horizon=self.horizon("records"), descending=descending)
 
-    def calls_since(self, agent_id: str, since: Instant) -> int:
+    def calls_since(self, agent_id: str, since: Instant, project_id: str | None = None) -> int:
         """Return how many calls the agent has made since an instant."""
-        sql = "SELECT count(*) FROM usage_records WHERE agent_id = ? AND occurred_at >= ?"
-        (calls,) = self._session.query(sql, (agent_id, since), self._table).fetchone()
+        terms, parameters = conjunction(
+            {"agent_id = ?": agent_id, "occurred_at >= ?": since, "project_id = ?": project_id}
+        )
+        sql = f"SELECT count(*) FROM usage_records WHERE {terms}"
+        (calls,) = self._session.query(sql, parameters, self._table).fetchone()
         return int(calls)
 
     def horizon(self, what: HorizonOf) -> Instant:

@@ -31,6 +31,7 @@ STATEMENTS: Final = (
     # The same without agents: what an admin asks of the whole must not grow with their number.
     *_rollup("usage_wide_days", ("bucket", *_WIDE), _MS_PER_DAY),
     *_rollup("usage_wide_hours", ("bucket", *_WIDE), _MS_PER_HOUR),
+    "CREATE INDEX usage_wide_days_of_key ON usage_wide_days (provider_id, bucket)",
     "CREATE INDEX usage_time ON usage_records (occurred_at)",
     "CREATE INDEX usage_agent_time ON usage_records (agent_id, occurred_at)",
     # What is older than this is gone from the records, or from the rollups by hour.
@@ -49,14 +50,16 @@ STATEMENTS: Final = (
     "CREATE UNIQUE INDEX kept_events ON kept_calls (agent_id, event_id) WHERE event_id IS NOT NULL",
     # The project is '' for all of a user's. Windows are UTC days or minutes by receipt, counted from the epoch.
     """CREATE TABLE limit_windows (
-        user_id TEXT NOT NULL, project_id TEXT NOT NULL, kind TEXT NOT NULL CHECK (kind IN ('tokens', 'requests')),
-        window INTEGER NOT NULL, n INTEGER NOT NULL CHECK (n >= 0), PRIMARY KEY (user_id, project_id, kind, window)
+        kind TEXT NOT NULL CHECK (kind IN ('tokens', 'requests')), window INTEGER NOT NULL, user_id TEXT NOT NULL,
+        project_id TEXT NOT NULL, n INTEGER NOT NULL CHECK (n >= 0), PRIMARY KEY (kind, window, user_id, project_id)
     ) STRICT, WITHOUT ROWID""",
+    # No more days than are kept of it.
     *(
         f"""INSERT INTO limit_windows (user_id, project_id, kind, window, n)
             SELECT owner_id, {project}, 'tokens', received_at / {_MS_PER_DAY},
                 sum(input_tokens + output_tokens + unsplit_tokens)
-            FROM usage_records WHERE cost_source = 'report' GROUP BY 1, 2, 4"""
+            FROM usage_records WHERE cost_source = 'report' AND received_at / {_MS_PER_DAY}
+                >= (SELECT max(received_at) FROM usage_records) / {_MS_PER_DAY} - 2 GROUP BY 1, 2, 4"""
         for project in ("''", "project_id")
     ),
     """CREATE TABLE bank_project_months (

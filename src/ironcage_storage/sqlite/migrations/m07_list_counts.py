@@ -1,4 +1,4 @@
-"""Totals that lists show without counting, moved by triggers so that nothing can forget them, and indexes for pages."""
+"""Totals that lists show without counting, moved by triggers but for what every report moves, and indexes for pages."""
 
 from typing import Final
 
@@ -42,9 +42,10 @@ _TOTALS: Final = (
     f"""CREATE TRIGGER agent_budgets_new AFTER INSERT ON agent_budgets BEGIN
         {_INTO} SELECT owner_id, project_id, 1, NEW.allocated, NEW.spent, NEW.held, 0 {_OF_LIVE} {_OR_ADD};
         END""",
-    f"""CREATE TRIGGER agent_budgets_moved AFTER UPDATE OF {", ".join(_MONEY)} ON agent_budgets
-        WHEN {" OR ".join(f"NEW.{name} <> OLD.{name}" for name in _MONEY)} BEGIN
-        UPDATE agent_totals SET {", ".join(f"{name} = {name} + NEW.{name} - OLD.{name}" for name in _MONEY)}
+    # What is spent and held changes with every report: whoever writes budgets moves it, once for all of a batch.
+    f"""CREATE TRIGGER agent_budgets_moved AFTER UPDATE OF allocated ON agent_budgets
+        WHEN NEW.allocated <> OLD.allocated BEGIN
+        UPDATE agent_totals SET allocated = allocated + NEW.allocated - OLD.allocated
             WHERE (owner_id, project_id) = (SELECT owner_id, project_id {_OF_LIVE});
         END""",
     f"""CREATE TRIGGER ic_tokens_new AFTER INSERT ON ic_tokens BEGIN
