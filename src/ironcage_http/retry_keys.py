@@ -3,6 +3,8 @@
 import hashlib
 import json
 import re
+from collections.abc import Mapping
+from decimal import MAX_EMAX, MAX_PREC, MIN_EMIN, Context, Decimal
 from typing import Final
 
 from ironcage_core.domain.access import Principal
@@ -16,6 +18,8 @@ REPLAYED: Final = {"Idempotent-Replayed": "true"}
 
 _HEADER: Final = "idempotency-key"
 _FORM: Final = re.compile(r"[!-~]{1,200}")
+# Rounds nothing and refuses nothing: what is too large for it counts as infinite.
+_EXACT: Final = Context(prec=MAX_PREC, Emax=MAX_EMAX, Emin=MIN_EMIN, traps=[])
 
 
 def retry_key(call: Call, caller: AgentIdentity | Principal) -> RetryKey | None:
@@ -39,6 +43,19 @@ def retry_key(call: Call, caller: AgentIdentity | Principal) -> RetryKey | None:
 
 
 def _hash(raw: bytes) -> str:
-    body = json.loads(raw, parse_float=str, parse_int=str) if raw.strip() else {}
+    """Return a hash of what a body says, however it is written; fields that the route does not know are part of it.
+
+    Members that are null count as left out, numbers of the same value are one, a string of digits stays a string.
+    """
+    body = json.loads(raw, object_hook=_members, parse_float=_number, parse_int=_number) if raw.strip() else {}
     body.pop("ic_token", None)
-    return hashlib.sha256(json.dumps(body, sort_keys=True, separators=(",", ":")).encode()).hexdigest()
+    return hashlib.sha256(ascii(body).encode()).hexdigest()
+
+
+def _members(found: Mapping[str, object]) -> dict[str, object]:
+    return {name: found[name] for name in sorted(found) if found[name] is not None}
+
+
+def _number(text: str) -> Decimal:
+    value = _EXACT.create_decimal(text)
+    return _EXACT.normalize(value) if value else Decimal(0)

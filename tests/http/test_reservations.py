@@ -135,6 +135,8 @@ def test_each_refusal_has_its_status_and_code(world: Stage, agent: TestAgent) ->
     [
         (b"{}", {"request_id", "amount"}),
         (b'{"request_id": 1, "amount": 1}', {"request_id"}),
+        (b'{"request_id": ".", "amount": 1}', {"request_id"}),
+        (b'{"request_id": "..", "amount": 1}', {"request_id"}),
         (b'{"request_id": "a", "amount": null}', {"amount"}),
         (b'{"request_id": "a", "amount": true}', {"amount"}),
         (b'{"request_id": "a", "amount": -0.000001}', {"amount"}),

@@ -4,6 +4,7 @@ from collections.abc import Callable
 
 import pytest
 
+from ironcage_http.retry_keys import _hash
 from tests.support.http_agents import Stage, books
 from tests.support.stores import raw
 from tests.support.web import Answer
@@ -75,6 +76,47 @@ def test_a_retry_with_another_body_is_refused(world: Stage, agent: TestAgent, op
     assert same.headers.get("idempotent-replayed") == "true"
     assert (other.status, other.code) == (409, "IDEMPOTENCY_KEY_REUSED")
     assert books(agent) == before
+
+
+@pytest.mark.parametrize(
+    ("fields", "is_same"),
+    [
+        (b'"requested_budget": 10', True),
+        (b'"requested_budget": 10.0', True),
+        (b'"requested_budget": 1e1', True),
+        (b'"requested_budget": 1000E-2, "runtime_id": null', True),
+        (b'"requested_budget": 10, "more": null', True),
+        (b'"requested_budget": 10.000001', False),
+        (b'"requested_budget": "10"', False),
+        (b'"requested_budget": "1E+1"', False),
+        (b'"requested_budget": 10, "more": 0', False),
+        (b'"requested_budget": 10, "more": [null]', False),
+        (b'"requested_budget": 10, "more": 1e99999999999999999999', False),
+    ],
+)
+def test_bodies_are_the_same_by_what_they_say(world: Stage, agent: TestAgent, fields: bytes, is_same: bool) -> None:
+    """However numbers are written, and with null for what is left out; a string is no number."""
+    headers = {"Idempotency-Key": "k", "X-IC-Token": agent.token}
+    world.post("/budget/handshake", b'{"requested_budget": 10}', headers=headers)
+
+    answer = world.post("/budget/handshake", b"{" + fields + b"}", headers=headers)
+
+    assert (answer.status, answer.headers.get("idempotent-replayed")) == ((200, "true") if is_same else (409, None))
+
+
+def test_what_stands_inside_a_field_is_compared_as_well() -> None:
+    """Null, order and numbers at any depth, to the last digit, and without a sign of zero."""
+    told, same, other = (
+        _hash(body)
+        for body in (
+            b'{"a": [{"b": 0, "c": 1.' + b"0" * 40 + b"1}]}",
+            b'{"a": [{"d": null, "c": 1.' + b"0" * 40 + b'10, "b": -0.0}]}',
+            b'{"a": [{"b": 0, "c": 1.' + b"0" * 40 + b"2}]}",
+        )
+    )
+
+    assert told == same
+    assert told != other
 
 
 @pytest.mark.parametrize("operation", OPERATIONS)

@@ -543,7 +543,8 @@ def test_a_new_owner_sees_and_the_requester_still_does(desk: Desk) -> None:
 
     assert desk.listed(desk.ann) == {own.request.id}
     assert desk.listed(desk.bea) == {own.request.id, admins.request.id}
-    desk.get(own, desk.ann)
+    standings = [desk.get(own, each).balance for each in (desk.ann, desk.bea, desk.root)]
+    assert standings == [None, agent.balance(), agent.balance()]
     with pytest.raises(ForbiddenError):
         desk.get(admins, desk.ann)
 
@@ -582,6 +583,8 @@ def test_a_look_at_a_request_shows_where_the_agent_stands_now(desk: Desk) -> Non
 
     found = desk.get(seen).balance
 
+    assert held is not None
+    assert found is not None
     assert (held.allocated, held.spent, held.remaining) == (100 * USD, 20 * USD, 50 * USD)
     assert (found.allocated, found.spent, found.remaining) == (100 * USD, 20 * USD, 80 * USD)
 
@@ -609,6 +612,7 @@ def test_what_waits_for_an_agent_ends_with_it(desk: Desk) -> None:
     (row,) = desk.rows("AGENT_DELETED")
     assert json.loads(row.metadata)["budget_requests_cancelled"] == 2
     found = desk.get(waiting[0])
+    assert found.balance is not None
     assert (found.seen.agent.name, found.balance.allocated) == ("worker", 100 * USD)
     assert desk.listed(desk.root, agent_id=agent.id) == {each.request.id for each in (*waiting, done)}
     with pytest.raises(RequestAlreadyReviewedError):

@@ -145,16 +145,31 @@ def test_a_reservation_is_no_sign_of_life(world: World) -> None:
 
 
 def test_asking_again_while_it_is_open_answers_the_same_and_changes_nothing(world: World) -> None:
-    """Not even its time, nor the lease it is on."""
+    """Not even its time; a lease that a refresh has replaced names the one it is on now."""
+    agent = world.agent()
+    old = agent.handshake(10 * USD).lease.id
+    first = set_aside(agent, "a", 4 * USD)
+    world.clock.pass_s(10)
+
+    again = set_aside(agent, "a", 4 * USD, ttl_s=3600)
+    new = refreshed(agent, old)
+    moved = [set_aside(agent, "a", 4 * USD, each) for each in (None, old, new)]
+
+    assert (again.reservation, again.available, again.is_new) == (first.reservation, 6 * USD, False)
+    assert [each.reservation for each in moved] == [first.reservation._replace(lease_id=new)] * 3
+
+
+def test_another_lease_for_an_open_one_is_a_conflict(world: World) -> None:
+    """Nothing is said to be set aside on a lease where it is not."""
     agent = world.agent()
     agent.handshake(10 * USD)
     first = set_aside(agent, "a", 4 * USD)
     other = agent.handshake(10 * USD).lease.id
-    world.clock.pass_s(10)
 
-    again = set_aside(agent, "a", 4 * USD, other, ttl_s=3600)
+    with pytest.raises(RequestIdConflictError):
+        set_aside(agent, "a", 4 * USD, other)
 
-    assert (again.reservation, again.available, again.is_new) == (first.reservation, 6 * USD, False)
+    assert stored(agent, "a") == first.reservation
     assert reserved_on(world, other) == 0
 
 
@@ -345,6 +360,8 @@ def test_a_refreshed_lease_stands_for_its_last_successor(world: World) -> None:
         ({"request_id": ""}, {"request_id"}),
         ({"request_id": "x" * 101}, {"request_id"}),
         ({"request_id": "a\nb"}, {"request_id"}),
+        ({"request_id": "."}, {"request_id"}),
+        ({"request_id": ".."}, {"request_id"}),
         ({"amount": -1}, {"amount"}),
         ({"amount": 1000 * USD + 1}, {"amount"}),
         ({"amount": True}, {"amount"}),

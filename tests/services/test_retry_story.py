@@ -15,6 +15,7 @@ from ironcage_core.domain.idempotency import KEPT_FOR, RetryKey
 from ironcage_core.domain.instants import MS_PER_DAY
 from ironcage_core.domain.users import UserStatus
 from ironcage_core.errors.money import (
+    AlreadyReportedError,
     BudgetExceededError,
     IdempotencyKeyReusedError,
     LeaseClosedError,
@@ -22,6 +23,7 @@ from ironcage_core.errors.money import (
     LeaseNotFoundError,
     LeaseRevokedError,
     NoActiveLeaseError,
+    RequestIdConflictError,
 )
 from ironcage_core.errors.resources import AgentInactiveError, OwnerSuspendedError, UnsupportedProviderError
 from ironcage_core.errors.tree import ForbiddenError, IroncageError, RefusalError, ValidationError
@@ -30,7 +32,7 @@ from ironcage_core.services.granting import Granted
 from ironcage_core.services.handshake import HandshakeRequest, handshake
 from ironcage_core.services.ic_tokens import authenticate
 from ironcage_core.services.leasing import Denied, Returned, refresh, return_lease, revoke_leases
-from ironcage_core.services.reserving import Reserved, ReserveRequest, reserve
+from ironcage_core.services.reserving import Reserved, ReserveRequest, cancel_reservation, reserve
 from ironcage_core.services.retries import forget_answers
 from ironcage_storage.sealed.ip_tokens import open_ip_token
 from ironcage_storage.sqlite.store import SqliteStore
@@ -172,20 +174,88 @@ def test_a_retried_return_of_a_refreshed_lease_names_the_successor_it_closed(wor
     assert [(each.successor_id, each.lease.id, each.returned) for each in answers] == [(new, new, 15 * USD)] * 2
 
 
-def test_a_retried_reservation_is_the_first_one_even_after_its_time(world: World) -> None:
+def test_a_retried_reservation_is_the_first_one_while_it_is_open(world: World) -> None:
     """It is not opened anew; what the lease has left is that of now."""
     agent = world.agent()
     retry = key_of(agent)
-    agent.handshake(10 * USD)
+    lease = agent.handshake(10 * USD).lease.id
     first = set_aside(agent, retry)
-    world.clock.pass_s(300)
+    agent.report(lease, "other", 2 * USD)
+    world.clock.pass_s(299)
     before = traces(agent)
 
     again = set_aside(agent, retry)
 
     assert (again.reservation, again.is_new, again.replayed) == (first.reservation, True, True)
-    assert (first.available, again.available) == (9 * USD, 10 * USD)
+    assert (first.available, again.available) == (9 * USD, 7 * USD)
     assert traces(agent) == before
+
+
+@pytest.mark.parametrize("end", ["cancelled", "expired"])
+def test_a_retried_reservation_that_has_ended_is_made_and_remembered_anew(world: World, end: str) -> None:
+    """Nothing is confirmed that is not set aside; where there is no room for it any more it is refused."""
+    agent = world.agent()
+    retry = key_of(agent)
+    lease = agent.handshake(10 * USD).lease.id
+    first = set_aside(agent, retry)
+    if end == "cancelled":
+        agent.call(lambda uow, identity, **_: cancel_reservation(uow, identity, "call"))
+    world.clock.pass_s(300)
+
+    anew, again = set_aside(agent, retry), set_aside(agent, retry)
+
+    assert anew.reservation.expires_at == first.reservation.expires_at + 300_000
+    assert [(each.is_new, each.replayed, each.available) for each in (anew, again)] == [
+        (True, False, 9 * USD), (True, True, 9 * USD),
+    ]  # fmt: skip
+    assert again.reservation == anew.reservation
+    world.clock.pass_s(300)
+    agent.report(lease, "other", 10 * USD - 1)
+    with pytest.raises(BudgetExceededError):
+        set_aside(agent, retry)
+
+
+def test_a_retried_reservation_whose_call_was_reported_is_refused(world: World) -> None:
+    """Also after the lease was closed."""
+    agent = world.agent()
+    lease = agent.handshake(10 * USD).lease.id
+    set_aside(agent, key_of(agent))
+    agent.report(lease, "call", USD)
+
+    for _ in range(2):
+        with pytest.raises(AlreadyReportedError):
+            set_aside(agent, key_of(agent))
+        agent.return_lease(lease)
+
+
+def test_a_retried_reservation_follows_its_lease(world: World) -> None:
+    """A refresh took it along, and the answer names the lease it is on."""
+    agent = world.agent()
+    old = agent.handshake(10 * USD).lease.id
+    first = set_aside(agent, key_of(agent), old)
+    new = renewed(agent, renewed(agent, old, None).lease.id, None).lease.id
+
+    again = set_aside(agent, key_of(agent), old)
+
+    assert (again.reservation, again.replayed) == (first.reservation._replace(lease_id=new), True)
+    assert again.available == 19 * USD
+
+
+def test_a_call_that_was_reserved_again_without_the_key_is_not_what_the_key_did(world: World) -> None:
+    """It is judged as any other request: another amount is a conflict, the same amount is there already."""
+    agent = world.agent()
+    agent.handshake(10 * USD)
+    set_aside(agent, key_of(agent))
+    world.clock.pass_s(300)
+    set_aside(agent, None, amount=2 * USD)
+
+    with pytest.raises(RequestIdConflictError):
+        set_aside(agent, key_of(agent))
+    world.clock.pass_s(300)
+    set_aside(agent, None)
+    again = set_aside(agent, key_of(agent))
+
+    assert (again.is_new, again.replayed) == (False, False)
 
 
 def test_without_a_key_or_with_another_one_each_request_counts(world: World) -> None:
@@ -287,14 +357,19 @@ def let_it_pass(agent: TestAgent, _: str) -> None:
     agent.world.clock.pass_s(3660)
 
 
-@pytest.mark.parametrize("operation", ["handshake", "refresh", "reserve"])
+ENDS = (
+    (let_it_pass, LeaseExpiredError),
+    (revoke, LeaseRevokedError),
+    (TestAgent.return_lease, LeaseClosedError),
+)
+REFRESHED = (TestAgent.refresh, LeaseClosedError)
+
+
 @pytest.mark.parametrize(
-    ("end", "error"),
+    ("operation", "end", "error"),
     [
-        (let_it_pass, LeaseExpiredError),
-        (revoke, LeaseRevokedError),
-        (TestAgent.return_lease, LeaseClosedError),
-        (TestAgent.refresh, LeaseClosedError),
+        *((operation, *end) for operation in ("handshake", "refresh") for end in (*ENDS, REFRESHED)),
+        *(("reserve", *end) for end in ENDS),
     ],
 )
 def test_a_retry_whose_lease_has_ended_is_refused_as_a_refresh_of_it(

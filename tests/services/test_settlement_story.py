@@ -264,13 +264,51 @@ def test_no_other_lease_may_be_returned(world: World, agent: TestAgent) -> None:
             give_back(agent, old, lease_id)
 
 
-def test_a_lease_revoked_for_another_reason_takes_nothing(world: World, agent: TestAgent) -> None:
-    """Even in the same millisecond: its money was back before the value died."""
+def test_a_lease_revoked_before_the_value_died_takes_what_it_held(world: World, agent: TestAgent) -> None:
+    """The order in which an operator stops and rotates loses no real spend; what was booked without a hold counts."""
     lease_id = lent(agent)
     world.store.write(partial(revoke_leases, lease_ids=[lease_id], reason="manual", actor=ADMIN))
+    agent.report(lease_id, "before the end", 3 * USD)
     old = rotate(agent)
 
+    assert isinstance(settle(agent, old, lease_id, "late", 7 * USD), Reported)
     assert is_refused(agent, old, lease_id)
+
+
+def test_leases_that_end_with_an_overlap_take_what_they_held(world: World, agent: TestAgent) -> None:
+    """They were revoked when the overlap began, and their value died when it was over."""
+    lease_id = lent(agent)
+    old = rotate(agent, overlap_s=10, revokes_leases=True)
+    world.clock.instant += 10 * MS_PER_S
+
+    assert isinstance(settle(agent, old, lease_id, "late", 10 * USD), Reported)
+    assert is_refused(agent, old, lease_id)
+    assert late(agent, old, return_lease, lease_id).already_closed
+
+
+def test_money_that_a_refresh_took_along_is_not_settled_twice(world: World, agent: TestAgent) -> None:
+    """Two values that died after each other share what was lent once, whichever settles first."""
+    lease_id = lent(agent)
+    first = rotate(agent)
+    world.clock.instant += MS_PER_S
+    refreshed = agent.refresh(lease_id, 5 * USD)
+    assert isinstance(refreshed, Granted)
+    successor = refreshed.lease.id
+    second = rotate(agent)
+
+    assert isinstance(settle(agent, first, lease_id, "late", 10 * USD), Reported)
+    assert isinstance(settle(agent, second, successor, "later", 5 * USD), Reported)
+    assert is_refused(agent, second, successor)
+
+
+def test_a_dead_value_reads_nothing_through_a_batch(world: World, agent: TestAgent) -> None:
+    """Without an item on a lease of its own it is as dead as any other, whatever the size of the batch."""
+    other = lent(world.agent(name="other"))
+    old = delete_token(agent)
+
+    for batch in ([], [usage(other, "a", 0)], [usage("nonsense", "a", 0)] * 1001):
+        with pytest.raises(InvalidTokenError):
+            late(agent, old, report_batch, batch, prices=PRICES)
 
 
 def test_a_lease_of_another_value_or_agent_is_no_business_of_a_dead_one(world: World, agent: TestAgent) -> None:

@@ -481,7 +481,7 @@ def test_a_project_s_month_refuses_when_it_is_reached_and_never_clips(desk: Desk
 
     assert (first.new_money, second.new_money) == (10 * USD - 1, 10 * USD)
     assert out_of_money(agent.handshake) == (
-        "project_month", USD, 10 * USD, 19 * USD - 1, -10 * USD + 1, DECEMBER,
+        "project_month", USD, 10 * USD, 19 * USD - 1, -10 * USD + 1, first.lease.frees_at,
     )  # fmt: skip
     assert elsewhere.handshake(10 * USD).new_money == 10 * USD
     agent.return_lease(second.lease.id)

@@ -215,6 +215,7 @@ class Lease:
     closed_at: int | None = None
     successor: int | None = None
     moves: tuple[tuple[int, int], ...] = ()
+    overs: tuple[tuple[int, int], ...] = ()
     """When the hold moved, and by how much."""
 
     @property
@@ -411,7 +412,10 @@ class Books:
 
     def report_batch(self, value: int, items: Sequence[BatchItem]) -> list[Booking | str]:
         """Book what can be booked; the others answer their code."""
-        agent, _ = self._settler(value)
+        agent, died_at = self._settler(value)
+        own = [number for number, *_ in items if number != UNKNOWN and self.leases[number].value == value]
+        if died_at is not None and not own:
+            raise RefusedError("AUTH_INVALID_TOKEN")
         self.advance(agent)
         answers: list[Booking | str] = []
         for number, request, content in items:
@@ -508,16 +512,15 @@ class Books:
             self.advance(agent)
             if number is not None:
                 self._own(agent, number)
-            if (done := self._known(retry)) is not None:
-                lease, until = done
-                self._check_open(self.leases[lease])
-                return Reserved(lease, amount, until, self.available(lease), is_new=True, replayed=True)
+            done = self._known(retry)
+            if done is not None and (again := self._reserved_again(agent, request, amount, *done)) is not None:
+                return again
             target = self._only_lease(agent) if number is None else self.effective(number)
             if self.leases[target].status != "active":
                 raise self._refusal(self.leases[target])
             known = self.reservations.get((agent, request))
             if known is not None and self.is_open(known):
-                if known.amount != amount:
+                if known.amount != amount or (number is not None and known.lease != target):
                     raise RefusedError("REQUEST_ID_CONFLICT")
                 return Reserved(known.lease, amount, known.expires_at, self.available(known.lease), is_new=False)
             if (agent, request) in self.records:
@@ -883,23 +886,35 @@ class Books:
         return self.leases[number]
 
     def _is_revoked_with(self, lease: Lease, died_at: int) -> bool:
-        return lease.status == "revoked" and lease.reason in DEATHS and lease.closed_at == died_at
+        return lease.status == "revoked" and lease.reason in DEATHS and (lease.closed_at or 0) <= died_at
 
     def _settle(self, value: int, number: int, cost: int, died_at: int) -> None:
-        """Count what a dead value settles, up to what the lease held when the value died."""
-        while (successor := self.leases[number].successor) is not None and self.leases[successor].value == value:
-            number = successor
-        lease = self.leases[number]
-        if self._is_revoked_with(lease, died_at):
-            held = lease.reclaimed
-        elif lease.closed_at is not None and lease.closed_at <= died_at:
-            held = 0
-        else:
-            held = sum(change for at, change in lease.moves if at <= died_at)
-        allowance, settled = self.settlements.get(number, (held, 0))
-        if settled + cost > allowance:
-            raise OverSettledError
-        self.settlements[number] = (allowance, settled + cost)
+        """Count what a dead value settles, up to what the lease held when the value died.
+
+        What a refresh took along to a lease of a newer value counts there as well, once that value is dead too.
+        """
+        counted = {}
+        death: int | None = died_at
+        while death is not None and death <= self.now:
+            while (successor := self.leases[number].successor) is not None and self.leases[successor].value == value:
+                number = successor
+            allowance, settled = self.settlements.get(number, (self._held_at(self.leases[number], death), 0))
+            if settled + cost > allowance:
+                raise OverSettledError
+            counted[number] = (allowance, settled + cost)
+            if successor is None:
+                break
+            number, value = successor, self.leases[successor].value
+            death = self.values[value].died_at
+        self.settlements.update(counted)
+
+    def _held_at(self, lease: Lease, died_at: int) -> int:
+        """Return what a lease held when its value died, or before it was revoked, if that was earlier."""
+        if lease.closed_at is None or lease.closed_at > died_at:
+            return sum(change for at, change in lease.moves if at <= died_at)
+        if lease.status != "revoked":
+            return 0
+        return max(0, lease.reclaimed - sum(over for at, over in lease.overs if at <= died_at))
 
     def _check_may_receive(self, agent: str) -> None:
         if self.agents[agent].is_hindered:
@@ -988,6 +1003,16 @@ class Books:
         money = lease.granted - lease.rolled_over
         return Grant(number, money, lease.rolled_over, replayed=True, remaining=self.remaining(lease.agent))
 
+    def _reserved_again(self, agent: str, request: str, amount: int, number: int, until: int) -> Reserved | None:
+        """Return what a key has set aside, or None where it is to be judged anew."""
+        lease, first = self.effective(number), self.reservations.get((agent, request))
+        if first is not None and self.is_open(first) and (first.amount, first.expires_at) == (amount, until):
+            return Reserved(lease, amount, until, self.available(lease), is_new=True, replayed=True)
+        if (agent, request) in self.records:
+            raise RefusedError("ALREADY_REPORTED")
+        self._check_open(self.leases[lease])
+        return None
+
     def _replay(self, old: Lease) -> Grant:
         number = old.successor
         if number is None or not self.leases[number].is_open or self._is_used(number):
@@ -1040,6 +1065,7 @@ class Books:
         lease.spent += covered
         lease.overspent += cost - covered
         lease.moves = (*lease.moves, (self.now, -covered))
+        lease.overs = (*lease.overs, (self.now, cost - covered))
         self.bank_spent[lease.bank, month(self.now)] += cost
         self.project_spent[lease.bank, lease.project, month(self.now)] += cost
         self._post("spend", covered)

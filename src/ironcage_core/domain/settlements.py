@@ -23,5 +23,7 @@ class Settlement(NamedTuple):
 
 
 def is_revoked_with(lease: Lease, died_at: Instant) -> bool:
-    """Tell whether what killed a token value revoked the lease."""
-    return lease.status == "revoked" and lease.status_reason in DEATHS and lease.closed_at == died_at
+    """Tell whether what killed a token value revoked the lease: at once, or when an overlap began that ended it."""
+    if lease.status != "revoked" or lease.closed_at is None:
+        return False
+    return lease.status_reason in DEATHS and lease.closed_at <= died_at

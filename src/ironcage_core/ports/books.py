@@ -80,6 +80,10 @@ class Leases(Protocol):
         """Return the agent's active and expired leases, oldest first."""
         ...
 
+    def open_of_bank(self, user_id: str) -> Sequence[Lease]:
+        """Return the active and expired leases that a user's month pays, oldest first."""
+        ...
+
     def open_on_key(self, provider_key_id: str) -> Sequence[Lease]:
         """Return the active and expired leases on a provider key, of all agents, oldest first."""
         ...

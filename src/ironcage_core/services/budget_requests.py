@@ -49,10 +49,10 @@ class SeenRequest:
 
 @dataclass(frozen=True, slots=True)
 class RequestDetail:
-    """A request and where its agent's budget stands at this instant."""
+    """A request and where its agent's budget stands at this instant; None for who may not look at the agent."""
 
     seen: SeenRequest
-    balance: Balance
+    balance: Balance | None
 
 
 def submit_request(
@@ -129,7 +129,7 @@ def list_requests(
 
 
 def get_request(uow: UnitOfWork, request_id: str, principal: Principal) -> RequestDetail:
-    """Return a request and where its agent stands.
+    """Return a request and, to an admin and to the agent's owner of now, where its agent stands.
 
     Raises:
         BudgetRequestNotFoundError: No such request.
@@ -137,9 +137,10 @@ def get_request(uow: UnitOfWork, request_id: str, principal: Principal) -> Reque
     """
     request = known_request(uow, request_id)
     seen = seen_request(uow, request)
-    targets = (_as_target(request, seen.agent), target_of(seen.agent))
-    if not any(reaches(principal, each) for each in targets):
-        raise ForbiddenError("The request is somebody else's")
+    if not reaches(principal, target_of(seen.agent)):
+        if not reaches(principal, _as_target(request, seen.agent)):
+            raise ForbiddenError("The request is somebody else's")
+        return RequestDetail(seen, None)
     catch_up(uow, request.agent_id)
     return RequestDetail(seen, balance_of(uow, request.agent_id))
 

@@ -10,7 +10,7 @@ from typing import Literal
 from ironcage_core.domain.agents import Agent
 from ironcage_core.domain.audit import AuditNote
 from ironcage_core.domain.ic_tokens import AgentIdentity
-from ironcage_core.domain.instants import next_period_start, period_of
+from ironcage_core.domain.instants import Instant, next_period_start, period_of
 from ironcage_core.domain.leases import Lease, LeasePolicy
 from ironcage_core.domain.ledger import Balance
 from ironcage_core.domain.money import Micros, format_usd
@@ -152,10 +152,30 @@ def refuse_for_money(uow: UnitOfWork, agent: Agent, room: Headroom) -> BudgetExc
             remaining=balance.remaining,
             frees_at=min(frees, default=None),
         )
-    return refuse_for_month(uow, room)
+    return refuse_for_month(uow, agent.owner_id, room)
 
 
-def refuse_for_month(uow: UnitOfWork, room: Headroom) -> BudgetExceededError:
+def month_frees_at(
+    uow: UnitOfWork, user_id: str, cap: Micros, *, spent: Micros, held: Micros, project_id: str | None = None
+) -> Instant | None:
+    """Return when a reached monthly cap leaves money again: with a hold that ends, or with the next month.
+
+    Args:
+        uow: The open unit of work.
+        user_id: Whose month it is.
+        cap: In micro-USD, as the next two.
+        spent: In this month.
+        held: By open leases, which count in every month.
+        project_id: The project that the cap is about; None for all of them.
+    """
+    frees = [next_period_start(uow.now)] if held < cap else []
+    if spent < cap:
+        leases = [each for each in uow.leases.open_of_bank(user_id) if project_id in {None, each.project_id}]
+        frees += [each.frees_at for each in leases if each.held and each.frees_at]
+    return min(frees, default=None)
+
+
+def refuse_for_month(uow: UnitOfWork, user_id: str, room: Headroom) -> BudgetExceededError:
     """Return the refusal of a user whose monthly cap is reached."""
     return BudgetExceededError(
         "The owner's monthly cap is reached",
@@ -164,7 +184,7 @@ def refuse_for_month(uow: UnitOfWork, room: Headroom) -> BudgetExceededError:
         limit=room.cap,
         held=room.bank_held,
         remaining=room.bank_available,
-        frees_at=next_period_start(uow.now),
+        frees_at=month_frees_at(uow, user_id, room.cap or 0, spent=room.bank_spent, held=room.bank_held),
     )
 
 

@@ -152,7 +152,7 @@ def _check_months(uow: UnitOfWork, user_id: str, project_id: str) -> None:
     check_project_month(uow, user_id, project_id)
     room = owners_headroom(uow, user_id)
     if room.bank_available is not None and room.bank_available <= 0:
-        raise refuse_for_month(uow, room)
+        raise refuse_for_month(uow, user_id, room)
 
 
 def _opened(vault: Vault, key: ProviderKey) -> ReleasedKey:

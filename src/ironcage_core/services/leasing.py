@@ -201,6 +201,9 @@ def return_lease(
                 " was an amount in micro-USD sent as USD?"
             }
         )
+    if already_closed and discrepancy and lease.status_reason != "returned":
+        note = {"discrepancy_micros": discrepancy, "unreported_micros": 0}  # too late to be booked
+        uow.audit.append(AuditNote("BUDGET_DISCREPANCY", "budget", "lease", lease.id, identity.actor, metadata=note))
     if not already_closed:
         unreported = max(0, -discrepancy)
         lease = _close(uow, lease, identity, unreported=unreported, discrepancy=discrepancy)

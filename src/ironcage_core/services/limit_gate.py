@@ -15,13 +15,13 @@ from ironcage_core.domain.instants import (
     Instant,
     minute_of,
     next_day_start,
-    next_period_start,
     period_of,
 )
 from ironcage_core.domain.users import UsageLimit
 from ironcage_core.errors.money import BudgetExceededError
 from ironcage_core.errors.resources import UsageLimitExceededError
 from ironcage_core.ports.storage import UnitOfWork
+from ironcage_core.services.granting import month_frees_at
 
 
 class Counted(NamedTuple):
@@ -110,7 +110,7 @@ def project_month(uow: UnitOfWork, user_id: str, project_id: str) -> BudgetExcee
         limit=cap,
         held=held,
         remaining=cap - spent - held,
-        frees_at=next_period_start(uow.now),
+        frees_at=month_frees_at(uow, user_id, cap, spent=spent, held=held, project_id=project_id),
     )
 
 

@@ -40,7 +40,7 @@ from ironcage_core.services.granting import agent_of, check_may_call
 from ironcage_core.services.lease_records import effective, own_lease
 from ironcage_core.services.posting import balance_of, post_report
 from ironcage_core.services.reservation_ends import commit_reservation
-from ironcage_core.services.settlement import check_may_report_on, note_refused, settle
+from ironcage_core.services.settlement import check_may_report_on, check_may_settle_some, note_refused, settle
 
 
 class Booked(NamedTuple):
@@ -153,11 +153,13 @@ def report_batch(
 
     Raises:
         InsufficientScopeError: The token lacks `llm:call`.
+        InvalidTokenError: The token's value is dead, and no item is about a lease of its own.
         ValidationError: No item, or more than the policy allows; nothing is booked.
 
     Source: contract budget.md 5.2, batch.
     """
     check_may_call(identity, settles=True)
+    check_may_settle_some(uow, identity, (each.lease_id for each in reports if isinstance(each, UsageReport)))
     if not 1 <= len(reports) <= policy.max_batch:
         raise ValidationError({"reports": f"must have 1 to {policy.max_batch} items"})
     catch_up(uow, identity.agent_id)

@@ -45,7 +45,7 @@ class ReserveRequest:
 class Reserved:
     """An open reservation and what its lease has left to set aside, in micro-USD.
 
-    `is_new` is whether the request made it, `replayed` whether it did so when it first came.
+    `is_new` is whether the request made it, `replayed` whether it did so when it came before.
     """
 
     reservation: Reservation
@@ -78,7 +78,7 @@ def reserve(
         IdempotencyKeyReusedError: The key was used for another request.
         NoActiveLeaseError: No lease is named, and the agent has none.
         LeaseExpiredError, LeaseClosedError, LeaseRevokedError: The lease takes no new calls.
-        RequestIdConflictError: Another amount is set aside for this call.
+        RequestIdConflictError: Another amount is set aside for this call, or on another lease than the named one.
         AlreadyReportedError: The call was made and reported.
         BudgetExceededError: The lease has less left than that.
 
@@ -89,14 +89,14 @@ def reserve(
     catch_up(uow, identity.agent_id)
     named = None if request.lease_id is None else own_lease(uow, identity.agent_id, request.lease_id)
     done = what_it_did(uow, retry)
-    if done is not None:
-        return _replay(uow, Reservation(**done))
+    if done is not None and (again := _replay(uow, Reservation(**done))) is not None:
+        return again
     lease = _only_lease(uow, identity.agent_id) if named is None else effective(uow, named)
     if lease.status != "active":
         raise state_refusal(lease)
     known = uow.reservations.find(identity.agent_id, request.request_id)
     if known is not None and known.is_open(uow.now):
-        return _repeated(uow, known, request)
+        return _repeated(uow, known, request, lease)
     if _is_reported(uow, identity.agent_id, request.request_id):
         raise AlreadyReportedError("This call was reported before")
     available = _available(uow, lease)
@@ -144,6 +144,8 @@ def _check_fields(request: ReserveRequest, policy: LeasePolicy) -> int:
     problems = {}
     if problem := text_problem(request.request_id, longest=100):
         problems["request_id"] = problem
+    elif request.request_id in {".", ".."}:
+        problems["request_id"] = "may not be . or .., which clients take out of the path of a cancellation"
     if type(request.amount) is not int or not 0 <= request.amount <= policy.max_report:
         problems["amount"] = f"must be from 0 to {format_usd(policy.max_report)}"
     ttl_s = DEFAULT_TTL_S if request.ttl_s is None else request.ttl_s
@@ -184,15 +186,23 @@ def _refuse(lease: Lease, request: ReserveRequest, available: Micros) -> BudgetE
     )
 
 
-def _repeated(uow: UnitOfWork, known: Reservation, request: ReserveRequest) -> Reserved:
+def _repeated(uow: UnitOfWork, known: Reservation, request: ReserveRequest, lease: Lease) -> Reserved:
     if known.amount != request.amount:
         raise RequestIdConflictError("Another amount is set aside for this call")
-    lease = uow.leases.find(known.lease_id)
-    return Reserved(known, 0 if lease is None else _available(uow, lease), is_new=False)
+    if request.lease_id is not None and known.lease_id != lease.id:
+        raise RequestIdConflictError("The amount for this call is set aside on another lease")
+    return Reserved(known, _available(uow, own_lease(uow, known.agent_id, known.lease_id)), is_new=False)
 
 
-def _replay(uow: UnitOfWork, first: Reservation) -> Reserved:
-    lease = own_lease(uow, first.agent_id, first.lease_id)
+def _replay(uow: UnitOfWork, first: Reservation) -> Reserved | None:
+    """Return what a key has set aside, if it still is, or None if the request is to be judged anew."""
+    lease = effective(uow, own_lease(uow, first.agent_id, first.lease_id))
+    known = uow.reservations.find(first.agent_id, first.request_id)
+    # A refresh may have moved it, and the call may have been reserved again without the key.
+    if known is not None and known.is_open(uow.now) and known._replace(lease_id=first.lease_id) == first:
+        return Reserved(known, _available(uow, lease), is_new=True, replayed=True)
+    if _is_reported(uow, first.agent_id, first.request_id):
+        raise AlreadyReportedError("This call was reported before")
     if not lease.is_open:
         raise state_refusal(lease)
-    return Reserved(first, _available(uow, lease), is_new=True, replayed=True)
+    return None

@@ -5,6 +5,8 @@ from typing import Any, Final
 
 import msgspec
 
+from ironcage_core.domain.agents import Agent
+from ironcage_core.domain.ledger import Balance
 from ironcage_core.services.agent_records import status_of
 from ironcage_core.services.budget_requests import RequestDetail, SeenRequest
 from ironcage_core.services.budget_reviews import Approved
@@ -58,12 +60,15 @@ class RequestView(msgspec.Struct, frozen=True):
 
 
 class RequestDetailView(RequestView, frozen=True, kw_only=True):
-    """A budget request, and where the agent's budget stands now; a deleted agent has the status `deleted`."""
+    """A budget request, and where the agent's budget stands now; a deleted agent has the status `deleted`.
 
-    agent_current_budget: Decimal
-    agent_spent: Decimal
-    agent_remaining: Decimal
-    agent_status: str
+    Where the agent stands is null for a requester whose agent it is not any more.
+    """
+
+    agent_current_budget: Decimal | None
+    agent_spent: Decimal | None
+    agent_remaining: Decimal | None
+    agent_status: str | None
 
 
 class RaisedAgentView(msgspec.Struct, frozen=True):
@@ -90,14 +95,7 @@ def request_view(seen: SeenRequest) -> RequestView:
 
 def detail_view(found: RequestDetail) -> RequestDetailView:
     """Return a request with where its agent stands."""
-    agent, balance = found.seen.agent, found.balance
-    return RequestDetailView(
-        **_shown(found.seen),
-        agent_current_budget=amount(balance.allocated),
-        agent_spent=amount(balance.spent),
-        agent_remaining=amount(balance.remaining),
-        agent_status=status_of(agent, balance) if agent.deleted_at is None else DELETED,
-    )
+    return RequestDetailView(**_shown(found.seen), **_standing(found.seen.agent, found.balance))
 
 
 def approved_view(approved: Approved) -> ApprovedView:
@@ -109,6 +107,17 @@ def approved_view(approved: Approved) -> ApprovedView:
         agent=RaisedAgentView(agent.id, agent.name, old, new),
         history_entry_id=approved.entry_id,
     )
+
+
+def _standing(agent: Agent, balance: Balance | None) -> dict[str, Any]:
+    if balance is None:
+        return dict.fromkeys(("agent_current_budget", "agent_spent", "agent_remaining", "agent_status"))
+    return {
+        "agent_current_budget": amount(balance.allocated),
+        "agent_spent": amount(balance.spent),
+        "agent_remaining": amount(balance.remaining),
+        "agent_status": status_of(agent, balance) if agent.deleted_at is None else DELETED,
+    }
 
 
 def _shown(seen: SeenRequest) -> dict[str, Any]:

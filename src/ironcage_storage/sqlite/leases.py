@@ -88,6 +88,10 @@ class SqliteLeases:
         )
         return sorted(found, key=attrgetter("id"))
 
+    def open_of_bank(self, user_id: str) -> Sequence[Lease]:
+        """Return the active and expired leases that a user's month pays, oldest first."""
+        return self.table.rows("leases WHERE bank_user_id = ? AND due_at IS NOT NULL ORDER BY id", (user_id,))
+
     def open_on_key(self, provider_key_id: str) -> Sequence[Lease]:
         """Return the active and expired leases on a provider key, of all agents, oldest first."""
         return self.table.rows(

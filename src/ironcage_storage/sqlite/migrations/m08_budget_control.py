@@ -31,6 +31,15 @@ STATEMENTS: Final = (
         lease_id TEXT PRIMARY KEY, allowance INTEGER NOT NULL CHECK (allowance BETWEEN 0 AND {_LARGEST}),
         settled INTEGER NOT NULL CHECK (settled BETWEEN 0 AND allowance)
     ) STRICT, WITHOUT ROWID""",
+    """CREATE TRIGGER settlements_only_grow BEFORE UPDATE ON settlements
+        WHEN NEW.allowance <> OLD.allowance OR NEW.settled < OLD.settled
+        BEGIN SELECT RAISE(ABORT, 'what is settled stays settled'); END""",
+    *(
+        f"""CREATE TRIGGER {table}_stay BEFORE DELETE ON {table}
+            BEGIN SELECT RAISE(ABORT, 'what a dead token may settle is not forgotten'); END"""
+        for table in ("settlements", "ic_token_deaths")
+    ),
+    "CREATE INDEX leases_open_of_bank ON leases (bank_user_id) WHERE due_at IS NOT NULL",
     f"""CREATE TABLE budget_requests (
         id TEXT PRIMARY KEY, agent_id TEXT NOT NULL REFERENCES agents (id) ON DELETE RESTRICT,
         requester_id TEXT NOT NULL REFERENCES users (id) ON DELETE RESTRICT,
