@@ -4,6 +4,7 @@ import sqlite3
 
 import pytest
 
+from ironcage_core.domain.settlements import Settlement
 from ironcage_core.errors.faults import InvariantViolationError
 from ironcage_core.ports.storage import UnitOfWork
 from ironcage_storage.sqlite.store import SqliteStore
@@ -40,7 +41,10 @@ def books(store: SqliteStore) -> SqliteStore:
         uow.leases.put(LEASE)
         uow.ledger.append(entry_row("agent"))
         uow.usage.put(usage_row("agent", "call"))
-        uow.ic_tokens.put(token_row("agent"))
+        token = token_row("agent")
+        uow.ic_tokens.put(token)
+        uow.dead_tokens.note_death(token.id, 1, NOON)
+        uow.dead_tokens.put_settlement(Settlement(LEASE.id, 5, 3))
         uow.audit.append(note())
         uow.banks.add("bank", "proj_master_001", "2025-11", spent=1, held=1)
 
@@ -72,6 +76,11 @@ REFUSED = {
     "a second audit row behind the same one": "INSERT INTO audit_log SELECT seq + 1, 'aud_other', timestamp, chain, "
     "operation, outcome, category, resource_type, resource_id, actor_type, actor_id, user_role, token_id, ip_address, "
     "user_agent, request_id, changes, reason, metadata, prev_hash, hash FROM audit_log",
+    "a settlement that is forgotten": "DELETE FROM settlements",
+    "a settlement that is taken back": "UPDATE settlements SET settled = settled - 1",
+    "a larger settlement than was allowed": "UPDATE settlements SET allowance = allowance + 1",
+    "a death that is forgotten": "DELETE FROM ic_token_deaths",
+    "a death that is put off": "UPDATE ic_token_deaths SET died_at = died_at + 1",
     "text where a number belongs": "UPDATE agent_budgets SET held = 'much'",
 }
 

@@ -1,5 +1,6 @@
 """The protocol's own examples and the life of a lease, as stories."""
 
+import json
 from collections.abc import Callable
 
 import pytest
@@ -453,6 +454,20 @@ def test_a_repeated_return_answers_as_the_first_one_did(world: World) -> None:
 
     assert (first.discrepancy, again.discrepancy) == (-3 * USD, -3 * USD)
     assert (first.returned, again.returned, again.already_closed) == (7 * USD, 7 * USD, True)
+
+
+def test_a_return_that_tells_of_spend_too_late_is_remembered(world: World) -> None:
+    """A lease that ended by itself books nothing more, but the difference is in the audit log."""
+    agent = world.agent()
+    lease = agent.handshake(10 * USD).lease.id
+    agent.report(lease, "known", 2 * USD)
+    world.clock.pass_s(3 * 3600)
+
+    told = agent.return_lease(lease, 7 * USD)
+
+    noted = world.store.read(lambda uow: [row for row in uow.audit.rows() if row.operation == "BUDGET_DISCREPANCY"])
+    assert (told.already_closed, told.discrepancy, told.lease.total_spent) == (True, -5 * USD, 2 * USD)
+    assert [(row.resource_id, json.loads(row.metadata)["discrepancy_micros"]) for row in noted] == [(lease, -5 * USD)]
 
 
 def test_a_lease_whose_books_are_broken_does_not_hold_up_the_sweep(world: World) -> None:
