@@ -1,43 +1,15 @@
 """Repair from a shell: what it mends, what it leaves, and what it says."""
 
 import sqlite3
-from collections.abc import Mapping
 from pathlib import Path
 
 import pytest
-from click.testing import CliRunner
 
 from ironcage_core.domain.audit import AuditRow
 from ironcage_core.ports.lists import AuditFilter, Paging
-from ironcage_http.cli import main
 from ironcage_storage.sqlite.store import SqliteStore
-from tests.support.world import USD, SetClock, World
-
-
-@pytest.fixture
-def database(tmp_path: Path) -> Path:
-    """A file with one agent that spent a dollar, and one that spent nothing."""
-    file = tmp_path / "iron.db"
-    clock = SetClock()
-    with SqliteStore(file, clock=clock) as store:
-        world = World(store, clock)
-        agent = world.agent()
-        agent.report(agent.handshake().lease.id, "r1", USD)
-        world.agent()
-    return file
-
-
-def run(*arguments: object, env: Mapping[str, str | None] | None = None) -> tuple[int, str]:
-    result = CliRunner().invoke(main, [str(argument) for argument in arguments], env=env or {"DATABASE_URL": None})
-    return result.exit_code, " ".join(result.output.split())
-
-
-def tamper(file: Path, *statements: str) -> None:
-    connection = sqlite3.connect(file)
-    for statement in ("PRAGMA ignore_check_constraints = ON", *statements):
-        connection.execute(statement)
-    connection.commit()
-    connection.close()
+from tests.support.shell import run, tamper
+from tests.support.world import USD
 
 
 def dump(file: Path) -> list[str]:

@@ -1,40 +1,11 @@
 """The command line, as an operator meets it."""
 
-import sqlite3
 from pathlib import Path
 
 import pytest
-from click.testing import CliRunner
 
-from ironcage_http.cli import main
 from ironcage_storage.sqlite.store import SqliteStore
-from tests.support.world import USD, SetClock, World
-
-
-@pytest.fixture
-def database(tmp_path: Path) -> Path:
-    """A file with one agent that spent a dollar, and one that spent nothing."""
-    file = tmp_path / "iron.db"
-    clock = SetClock()
-    with SqliteStore(file, clock=clock) as store:
-        world = World(store, clock)
-        agent = world.agent()
-        agent.report(agent.handshake().lease.id, "r1", USD)
-        world.agent()
-    return file
-
-
-def run(*arguments: object) -> tuple[int, str]:
-    result = CliRunner().invoke(main, [str(argument) for argument in arguments])
-    return result.exit_code, " ".join(result.output.split())
-
-
-def tamper(file: Path, *statements: str) -> None:
-    connection = sqlite3.connect(file)
-    for statement in statements:
-        connection.execute(statement)
-    connection.commit()
-    connection.close()
+from tests.support.shell import run, tamper
 
 
 def test_the_demo_ends_with_books_that_add_up() -> None:
