@@ -15,6 +15,7 @@ from ironcage_core.ports.storage import UnitOfWork
 from ironcage_core.services.agent_records import own_agent
 from ironcage_core.services.expiry import catch_up
 from ironcage_core.services.posting import balance_of
+from ironcage_core.services.usage_scope import sums_of
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,8 +50,8 @@ def agent_metrics(uow: UnitOfWork, agent_id: str, *, principal: Principal) -> Ag
     """
     agent = own_agent(uow, agent_id, principal)
     catch_up(uow, agent.id)
-    total = uow.usage.sums(UsageFilter(agent_id=agent.id, project_id=principal.bound_project))
-    return AgentMetrics(agent, balance_of(uow, agent.id), total.get((), UsageSums()))
+    total = sums_of(uow, UsageFilter(agent_id=agent.id, project_id=principal.bound_project))
+    return AgentMetrics(agent, balance_of(uow, agent.id), total)
 
 
 def agent_standing(uow: UnitOfWork, agent_id: str, *, principal: Principal) -> AgentStanding:
@@ -61,6 +62,6 @@ def agent_standing(uow: UnitOfWork, agent_id: str, *, principal: Principal) -> A
     """
     metrics = agent_metrics(uow, agent_id, principal=principal)
     project_id = principal.bound_project
-    today = uow.usage.sums(UsageFilter(agent_id=agent_id, project_id=project_id, since=day_start(uow.now)))
+    today = sums_of(uow, UsageFilter(agent_id=agent_id, project_id=project_id, since=day_start(uow.now)))
     last_hour = uow.usage.calls_since(agent_id, uow.now - MS_PER_HOUR, project_id)
-    return AgentStanding(metrics, today.get((), UsageSums()).calls, last_hour)
+    return AgentStanding(metrics, today.calls, last_hour)

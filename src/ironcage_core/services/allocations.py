@@ -8,7 +8,7 @@ from ironcage_core.domain.agents import Agent
 from ironcage_core.domain.alerts import DEFAULT_LEVELS
 from ironcage_core.domain.audit import Actor, AuditNote
 from ironcage_core.domain.idempotency import Result, RetryKey
-from ironcage_core.domain.instants import Instant, next_period_start, period_of
+from ironcage_core.domain.instants import Instant
 from ironcage_core.domain.leases import Lease
 from ironcage_core.domain.ledger import AllocationNote, Balance, Entry
 from ironcage_core.domain.money import MICROS_PER_USD, Micros, percent_of
@@ -26,6 +26,7 @@ from ironcage_core.ports.totals import BudgetTotals
 from ironcage_core.services.agent_records import live_agent
 from ironcage_core.services.alerts import tell_levels
 from ironcage_core.services.expiry import catch_up, catch_up_selected
+from ironcage_core.services.months import Month, capped_month
 from ironcage_core.services.posting import balance_of, post_adjustment
 from ironcage_core.services.retries import remember, what_it_did
 
@@ -59,29 +60,13 @@ class ChangedAllocation:
 
 
 @dataclass(frozen=True, slots=True)
-class BankView:
-    """The owner's month, in micro-USD; `available` may be negative after the cap was lowered."""
-
-    period: str
-    cap: Micros
-    spent: Micros
-    held: Micros
-    resets_at: Instant
-
-    @property
-    def available(self) -> Micros:
-        """What new grants may still take (E8)."""
-        return self.cap - self.spent - self.held
-
-
-@dataclass(frozen=True, slots=True)
 class BudgetView:
     """One agent's budget and the leases that hold its money."""
 
     agent: Agent
     balance: Balance
     open_leases: list[Lease]
-    bank: BankView | None
+    bank: Month | None
 
 
 def check_allocation(amount: Micros, *, field: str = "budget") -> Micros:
@@ -245,17 +230,7 @@ def budget_of(uow: UnitOfWork, agent_id: str) -> BudgetView:
     """
     agent = live_agent(uow, agent_id)
     catch_up(uow, agent_id)
-    limit = uow.limits.find_of(agent.owner_id)
-    bank = None
-    if limit is not None and limit.max_cost_per_month is not None:
-        period = period_of(uow.now)
-        bank = BankView(
-            period=period,
-            cap=limit.max_cost_per_month,
-            spent=uow.banks.spent(agent.owner_id, period),
-            held=uow.banks.held(agent.owner_id),
-            resets_at=next_period_start(uow.now),
-        )
+    bank = capped_month(uow, agent.owner_id)
     return BudgetView(agent, balance_of(uow, agent_id), list(uow.leases.open_of(agent_id)), bank)
 
 

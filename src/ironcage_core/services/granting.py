@@ -10,7 +10,6 @@ from typing import Literal
 from ironcage_core.domain.agents import Agent
 from ironcage_core.domain.audit import AuditNote
 from ironcage_core.domain.ic_tokens import AgentIdentity
-from ironcage_core.domain.instants import Instant, next_period_start, period_of
 from ironcage_core.domain.leases import Lease, LeasePolicy
 from ironcage_core.domain.ledger import Balance
 from ironcage_core.domain.money import Micros, format_usd
@@ -20,6 +19,7 @@ from ironcage_core.errors.money import BudgetExceededError
 from ironcage_core.errors.resources import AgentInactiveError, OwnerSuspendedError
 from ironcage_core.errors.tree import ValidationError
 from ironcage_core.ports.storage import UnitOfWork
+from ironcage_core.services.months import Month, capped_month, refuse_for_month
 from ironcage_core.services.posting import balance_of, post_to_lease
 
 
@@ -38,21 +38,15 @@ class Granted:
 
 @dataclass(frozen=True, slots=True)
 class Headroom:
-    """What a grant may take: the lower of two brakes, in micro-USD.
-
-    `cap` None means the owner has none; then nothing is read of his bank.
-    """
+    """What a grant may take: the lower of two brakes, in micro-USD. `month` None means the owner has no cap."""
 
     remaining: Micros
-    bank_available: Micros | None = None
-    bank_spent: Micros = 0
-    bank_held: Micros = 0
-    cap: Micros | None = None
+    month: Month | None
 
     @property
     def amount(self) -> Micros:
         """The most that may be granted; 0 or less means nothing."""
-        return self.remaining if self.bank_available is None else min(self.remaining, self.bank_available)
+        return self.remaining if self.month is None else min(self.remaining, self.month.available)
 
     @property
     def short_of(self) -> Literal["agent", "user_month"]:
@@ -119,26 +113,12 @@ def headroom(uow: UnitOfWork, agent: Agent, *, returning: Micros = 0) -> Headroo
 
     Source: contract budget.md 1.2 (E8, E9).
     """
-    return owners_headroom(uow, agent.owner_id, balance_of(uow, agent.id).remaining + returning)
-
-
-def owners_headroom(uow: UnitOfWork, user_id: str, remaining: Micros = 0) -> Headroom:
-    """Return what a user's monthly cap leaves now, beside what remains of an agent's budget.
-
-    Source: contract budget.md 8.
-    """
-    limit = uow.limits.find_of(user_id)
-    cap = limit.max_cost_per_month if limit else None
-    if cap is None:
-        return Headroom(remaining)
-    spent = uow.banks.spent(user_id, period_of(uow.now))
-    held = uow.banks.held(user_id)
-    return Headroom(remaining, cap - spent - held, spent, held, cap)
+    return Headroom(balance_of(uow, agent.id).remaining + returning, capped_month(uow, agent.owner_id))
 
 
 def refuse_for_money(uow: UnitOfWork, agent: Agent, room: Headroom) -> BudgetExceededError:
     """Return the refusal that names the tighter brake, its numbers in micro-USD and when money may return."""
-    if room.short_of == "agent":
+    if room.month is None or room.short_of == "agent":
         balance = balance_of(uow, agent.id)
         frees = []
         if balance.remaining + balance.held > 0:  # else nothing is left, even when all that is lent has come back
@@ -152,40 +132,7 @@ def refuse_for_money(uow: UnitOfWork, agent: Agent, room: Headroom) -> BudgetExc
             remaining=balance.remaining,
             frees_at=min(frees, default=None),
         )
-    return refuse_for_month(uow, agent.owner_id, room)
-
-
-def month_frees_at(
-    uow: UnitOfWork, user_id: str, cap: Micros, *, spent: Micros, held: Micros, project_id: str | None = None
-) -> Instant | None:
-    """Return when a reached monthly cap leaves money again: with a hold that ends, or with the next month.
-
-    Args:
-        uow: The open unit of work.
-        user_id: Whose month it is.
-        cap: In micro-USD, as the next two.
-        spent: In this month.
-        held: By open leases, which count in every month.
-        project_id: The project that the cap is about; None for all of them.
-    """
-    frees = [next_period_start(uow.now)] if held < cap else []
-    if spent < cap:
-        leases = [each for each in uow.leases.open_of_bank(user_id) if project_id in {None, each.project_id}]
-        frees += [each.frees_at for each in leases if each.held and each.frees_at]
-    return min(frees, default=None)
-
-
-def refuse_for_month(uow: UnitOfWork, user_id: str, room: Headroom) -> BudgetExceededError:
-    """Return the refusal of a user whose monthly cap is reached."""
-    return BudgetExceededError(
-        "The owner's monthly cap is reached",
-        scope="user_month",
-        spent=room.bank_spent,
-        limit=room.cap,
-        held=room.bank_held,
-        remaining=room.bank_available,
-        frees_at=month_frees_at(uow, user_id, room.cap or 0, spent=room.bank_spent, held=room.bank_held),
-    )
+    return refuse_for_month(uow, room.month)
 
 
 def open_lease(

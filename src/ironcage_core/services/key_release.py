@@ -24,12 +24,11 @@ from ironcage_core.services.granting import (
     check_may_call,
     check_may_receive,
     headroom,
-    owners_headroom,
     refuse_for_money,
-    refuse_for_month,
 )
 from ironcage_core.services.key_lending import check_enabled, pick_key
 from ironcage_core.services.limit_gate import check_counted_limits, check_project_month
+from ironcage_core.services.months import capped_month, refuse_for_month
 from ironcage_core.services.posting import balance_of
 
 
@@ -150,9 +149,9 @@ def release_to_agent(uow: UnitOfWork, identity: AgentIdentity, key: ProviderKey,
 
 def _check_months(uow: UnitOfWork, user_id: str, project_id: str) -> None:
     check_project_month(uow, user_id, project_id)
-    room = owners_headroom(uow, user_id)
-    if room.bank_available is not None and room.bank_available <= 0:
-        raise refuse_for_month(uow, user_id, room)
+    month = capped_month(uow, user_id)
+    if month is not None and month.available <= 0:
+        raise refuse_for_month(uow, month)
 
 
 def _opened(vault: Vault, key: ProviderKey) -> ReleasedKey:

@@ -15,13 +15,12 @@ from ironcage_core.domain.instants import (
     Instant,
     minute_of,
     next_day_start,
-    period_of,
 )
 from ironcage_core.domain.users import UsageLimit
 from ironcage_core.errors.money import BudgetExceededError
 from ironcage_core.errors.resources import UsageLimitExceededError
 from ironcage_core.ports.storage import UnitOfWork
-from ironcage_core.services.granting import month_frees_at
+from ironcage_core.services.months import capped_month, refuse_for_month
 
 
 class Counted(NamedTuple):
@@ -95,23 +94,8 @@ def project_month(uow: UnitOfWork, user_id: str, project_id: str) -> BudgetExcee
         user_id: Whose token it is, or who owns the agent.
         project_id: The token's project, or the agent's.
     """
-    limit = uow.limits.find_of(user_id, project_id)
-    cap = limit.max_cost_per_month if limit else None
-    if cap is None:
-        return None
-    spent = uow.banks.spent(user_id, period_of(uow.now), project_id)
-    held = uow.banks.held(user_id, project_id)
-    if spent + held < cap:
-        return None
-    return BudgetExceededError(
-        "The owner's monthly cap in the project is reached",
-        scope="project_month",
-        spent=spent,
-        limit=cap,
-        held=held,
-        remaining=cap - spent - held,
-        frees_at=month_frees_at(uow, user_id, cap, spent=spent, held=held, project_id=project_id),
-    )
+    month = capped_month(uow, user_id, project_id)
+    return None if month is None or month.available > 0 else refuse_for_month(uow, month)
 
 
 def check_project_month(uow: UnitOfWork, user_id: str, project_id: str) -> None:

@@ -21,7 +21,7 @@ from ironcage_core.errors.tree import ValidationError
 from ironcage_core.ports.lists import MAX_PER_PAGE, KeyFilter, KeyOrder, Page, Paging, ProjectFilter
 from ironcage_core.ports.secrecy import Vault
 from ironcage_core.ports.storage import UnitOfWork
-from ironcage_core.services.usage_scope import usage_seen
+from ironcage_core.services.usage_scope import sums_of, usage_seen
 
 
 def add_provider_key(
@@ -141,9 +141,7 @@ class KeyUsage:
 def provider_key_usage(uow: UnitOfWork, key_id: str, principal: Principal) -> KeyUsage:
     """Return what a provider key was used for, as far as the principal may see usage."""
     which = replace(usage_seen(principal), provider_id=key_id)
-    total = uow.usage.sums(which)
-    today = uow.usage.sums(replace(which, since=day_start(uow.now)))
-    return KeyUsage(total.get((), UsageSums()), today.get((), UsageSums()))
+    return KeyUsage(sums_of(uow, which), sums_of(uow, replace(which, since=day_start(uow.now))))
 
 
 def list_provider_keys(

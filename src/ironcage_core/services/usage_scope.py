@@ -9,6 +9,7 @@ from dataclasses import asdict, dataclass, replace
 
 from ironcage_core.domain.access import Principal, Target, reaches
 from ironcage_core.domain.agents import Agent
+from ironcage_core.domain.usage import UsageSums
 from ironcage_core.errors.access import AgentTokenForbiddenError
 from ironcage_core.errors.resources import ProviderNotFoundError
 from ironcage_core.errors.tree import ForbiddenError
@@ -39,6 +40,11 @@ def usage_seen(principal: Principal) -> UsageFilter:
     """Return which usage a caller may see at all."""
     scope = scope_of(principal)
     return UsageFilter(scope.agent_id, scope.owner_id, scope.project_id)
+
+
+def sums_of(uow: UnitOfWork, which: UsageFilter) -> UsageSums:
+    """Return the sums over usage, zeros where there is none."""
+    return uow.usage.sums(which).get((), UsageSums())
 
 
 def agent_of_history(uow: UnitOfWork, agent_id: str, principal: Principal) -> Agent:

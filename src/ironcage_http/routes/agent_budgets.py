@@ -231,7 +231,7 @@ ROUTES: Final[tuple[Route, ...]] = (
     Route(
         "GET", "/limits/agents/{agent_id}/budget/history", history,
         "Changes of an agent's budget, newest first, and their summary", action="budget.history",
-        query=(*PAGED,), limit="read",
+        query=PAGED, limit="read",
         answer=PastChangeView, codes=("AGENT_NOT_FOUND", "FORBIDDEN"),
     ),
 )  # fmt: skip

@@ -15,9 +15,9 @@ from ironcage_core.ports.lists import BalanceFilter, Page
 from ironcage_core.ports.storage import UnitOfWork
 from ironcage_core.ports.totals import BudgetTotals
 from ironcage_core.services.agent_records import STATUSES, check_sees, live_agent, scope_of, status_of
-from ironcage_core.services.allocations import BankView as Bank
 from ironcage_core.services.allocations import BudgetView as Budget
 from ironcage_core.services.allocations import budget_of, list_budgets
+from ironcage_core.services.months import Month
 from ironcage_core.services.past_budgets import PastBudget, budget_at
 from ironcage_http.calls import Call, answer, listed
 from ironcage_http.queries import Query
@@ -118,7 +118,7 @@ async def get_budget(call: Call) -> ASGIResponse:
     return listed(page, paging, views, summary=_summary(totals))
 
 
-def budget_view(agent: Agent, balance: Balance, open_leases: int, bank: Bank | None) -> BudgetView:
+def budget_view(agent: Agent, balance: Balance, open_leases: int, bank: Month | None) -> BudgetView:
     """Return a budget as callers see it."""
     percent = balance.percent_used
     return BudgetView(
@@ -160,7 +160,7 @@ def _holds(leases: Sequence[Lease]) -> list[HoldView]:
     return [HoldView(each.id, amount(each.held), moment(each.frees_at)) for each in leases if each.held]
 
 
-def _bank_view(bank: Bank) -> BankView:
+def _bank_view(bank: Month) -> BankView:
     return BankView(
         period=bank.period,
         cap=amount(bank.cap),

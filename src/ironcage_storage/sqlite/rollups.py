@@ -23,6 +23,18 @@ _SUMMED: Final = ", ".join(f"sum({column})" for column in _ADDED)
 OF_OWNER: Final = "agent_id IN (SELECT id FROM agents WHERE owner_id = ?)"
 
 
+def usage_terms(which: UsageFilter) -> dict[str, object]:
+    """Return what a filter asks of a row of usage but for its time; records and rollups name their columns alike."""
+    return {
+        "agent_id = ?": which.agent_id,
+        OF_OWNER: which.owner_id,
+        "project_id = ?": which.project_id,
+        "provider = ?": which.provider,
+        "provider_id = ?": which.provider_id,
+        "model = ?": which.model,
+    }
+
+
 class _Cell(NamedTuple):
     """The finest cell there is: an hour of one agent."""
 
@@ -193,16 +205,7 @@ def _merge(cells: dict[Any, list[int]], cell: tuple[Any, ...], numbers: list[int
 def _source(which: UsageFilter, name: str, *, is_fine: bool = False) -> tuple[str, str, tuple[object, ...]]:
     """Return the table that answers a filter, and all terms of it but time: (its name, WHERE, what it binds)."""
     is_scoped = which.agent_id is not None or which.owner_id is not None
-    terms, parameters = conjunction(
-        {
-            "agent_id = ?": which.agent_id,
-            OF_OWNER: which.owner_id,
-            "project_id = ?": which.project_id,
-            "provider = ?": which.provider,
-            "provider_id = ?": which.provider_id,
-            "model = ?": which.model,
-        }
-    )
+    terms, parameters = conjunction(usage_terms(which))
     if is_fine and not is_scoped and name == "days":
         terms += " AND agent_id IN (SELECT id FROM agents)"  # so that each agent's days are looked up, not all read
     return f"usage_{name}" if is_fine or is_scoped else f"usage_wide_{name}", terms, parameters

@@ -12,7 +12,7 @@ from ironcage_core.domain.instants import MS_PER_DAY, Instant
 from ironcage_core.domain.usage import UsageRecord
 from ironcage_core.ports.lists import Page, Paging, TraceFilter, UsageFilter
 from ironcage_storage.sqlite.days import cut_at_midnight
-from ironcage_storage.sqlite.rollups import OF_OWNER, Rollups
+from ironcage_storage.sqlite.rollups import OF_OWNER, Rollups, usage_terms
 from ironcage_storage.sqlite.rows import Table, conjunction
 from ironcage_storage.sqlite.session import Pending
 
@@ -56,18 +56,8 @@ class Traces:
 
     def first_at(self, which: UsageFilter, day: Instant) -> Instant:
         """Return when the first call of a day was, or where the day starts, if there is none."""
-        terms, parameters = conjunction(
-            {
-                "agent_id = ?": which.agent_id,
-                OF_OWNER: which.owner_id,
-                "project_id = ?": which.project_id,
-                "provider = ?": which.provider,
-                "provider_id = ?": which.provider_id,
-                "model = ?": which.model,
-                "occurred_at >= ?": day,
-                "occurred_at < ?": day + MS_PER_DAY,
-            }
-        )
+        of_day = {"occurred_at >= ?": day, "occurred_at < ?": day + MS_PER_DAY}
+        terms, parameters = conjunction(usage_terms(which) | of_day)
         sql = f"SELECT occurred_at FROM usage_records WHERE {terms} ORDER BY occurred_at LIMIT 1"
         found = self._records.session.query(sql, parameters, self._records, self._agents).fetchone()
         return day if found is None else int(found[0])
