@@ -1,27 +1,43 @@
 """The server: an app on a socket, in this thread or beside it.
 
-granian serves HTTP/1.1, HTTP/2 and WebSocket; its embedded form runs in our own event loop, so that one process owns
-the database file and a clean stop drains what is queued.
+uvicorn serves HTTP/1.1 and WebSocket in our own event loop, so that one process owns the database file and a clean
+stop drains what is queued.
 """
 
 import asyncio
 import secrets
 import socket
 import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 from types import TracebackType
 from typing import Final, Self
 
-from granian.constants import Interfaces
-from granian.server.embed import Server
+import uvicorn
 
 from ironcage_core.ports.storage import Store
 from ironcage_http.app import create_app
+from ironcage_http.protocols import BoundedHttp, PingingWebSocket
 from ironcage_http.settings import Settings, read_settings
 from ironcage_storage.sealed.vault import MasterKey
 
 START_TIMEOUT_S: Final = 10
 BACKLOG: Final = 1024
 GRACE_S: Final = 3
+KEEP_ALIVE_S: Final = 75
+"""For how long a connection may rest between requests: longer than proxies and pools do, so that they end it first."""
+
+MAX_MESSAGE_BYTES: Final = 16_384
+"""Of what comes over a WebSocket. Source: contract analytics.md 6.3."""
+
+
+class _Server(uvicorn.Server):
+    """Leaves signals to whoever runs it: it may be one of several things in a process."""
+
+    @contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        """Capture none."""
+        yield
 
 
 class ApiServer:
@@ -43,9 +59,7 @@ class ApiServer:
         self._app = create_app(store, settings or embedded_settings())
         self.host = host
         self.port = port or free_port(host)
-        self._loop: asyncio.AbstractEventLoop | None = None
-        self._server: Server | None = None
-        self._stopping: asyncio.Event | None = None
+        self._server: uvicorn.Server | None = None
         self._thread: threading.Thread | None = None
         self._failure: BaseException | None = None
 
@@ -60,32 +74,39 @@ class ApiServer:
 
     async def serve(self) -> None:
         """Serve in the running event loop until `stop` is called or the task is cancelled."""
-        self._loop = asyncio.get_running_loop()
-        self._server = Server(
-            self._app,
-            address=self.host,
-            port=self.port,
-            interface=Interfaces.ASGI,
-            backlog=BACKLOG,
-            log_enabled=False,
+        server = self._server = _Server(
+            uvicorn.Config(
+                self._app,
+                host=self.host,
+                port=self.port,
+                http=BoundedHttp,
+                ws=PingingWebSocket,
+                ws_max_size=MAX_MESSAGE_BYTES,
+                ws_ping_interval=None,  # the feed pings, and closes with a code of its own
+                ws_per_message_deflate=False,
+                lifespan="on",
+                backlog=BACKLOG,
+                timeout_keep_alive=KEEP_ALIVE_S,
+                timeout_graceful_shutdown=GRACE_S,
+                log_config=None,
+                log_level="warning",
+                access_log=False,
+                server_header=False,
+                proxy_headers=False,  # who a proxy says the client is, is judged by our own rules
+            )
         )
-        self._stopping = asyncio.Event()
-        serving = asyncio.create_task(self._server.serve())
-        stopping = asyncio.create_task(self._stopping.wait())
-        await asyncio.wait({serving, stopping}, return_when=asyncio.FIRST_COMPLETED)
-        if not serving.done():
-            self._server.stop()  # type: ignore[no-untyped-call]  # granian leaves it bare
-            # A request that never ends must not keep the process: its client has had its time.
-            await asyncio.wait({serving}, timeout=GRACE_S)
-        stopping.cancel()
-        if serving.done():
-            serving.result()
+        serving = asyncio.ensure_future(server.serve())
+        try:
+            await asyncio.shield(serving)
+        except asyncio.CancelledError:
+            server.should_exit = True
+            await serving
+            raise
 
     def stop(self) -> None:
         """Answer what is under way, for at most `GRACE_S`, then stop. Safe from any thread; twice is fine."""
-        loop, stopping = self._loop, self._stopping
-        if loop is not None and stopping is not None and not loop.is_closed():
-            loop.call_soon_threadsafe(stopping.set)
+        if self._server is not None:
+            self._server.should_exit = True
 
     def __enter__(self) -> Self:
         self._thread = threading.Thread(target=self._run, name="ironcage-http", daemon=True)

@@ -1,6 +1,6 @@
 """A server under load loses nothing it acknowledged and lends nothing twice, however it ends."""
 
-import asyncio
+import socket
 import threading
 import time
 from collections.abc import Iterator
@@ -9,11 +9,11 @@ from decimal import Decimal
 from http.client import HTTPConnection, HTTPException
 from pathlib import Path
 
-import httpx
 import pytest
 
 from ironcage_core.domain.money import MICROS_PER_USD
 from ironcage_core.services.verify import verify
+from ironcage_http import protocols
 from ironcage_http.server import ApiServer, embedded_settings
 from ironcage_http.settings import read_settings
 from ironcage_storage.sqlite.store import SqliteStore
@@ -200,22 +200,48 @@ def test_two_servers_stand_side_by_side(store: SqliteStore) -> None:
     assert (len(ports), statuses) == (2, [200, 200])
 
 
-def test_http2_is_spoken_to_who_knows_it(store: SqliteStore) -> None:
-    """With prior knowledge, and many requests on one connection."""
-    pytest.importorskip("h2", reason="h2 makes httpx speak HTTP/2")
+def healthy(connection: socket.socket) -> bytes:
+    """Ask how the server is over an open connection; return its answer."""
+    connection.sendall(b"GET /api/health HTTP/1.1\r\nHost: a\r\n\r\n")
+    answer = connection.recv(65_536)
+    while not answer.endswith(b"}"):
+        answer += connection.recv(65_536)
+    return answer
 
-    async def many(url: str) -> list[httpx.Response]:
-        async with httpx.AsyncClient(http1=False, http2=True, base_url=url) as client:
-            return list(await asyncio.gather(*(client.get("/api/v1/health") for _ in range(50))))
 
+def test_a_head_that_never_ends_is_refused(store: SqliteStore) -> None:
+    """After 64 KiB, on a fresh connection and on one that has served already."""
+    endless = b"GET /api/health HTTP/1.1\r\nHost: a\r\n" + b"X-More: " + b"a" * 100_000
+    with ApiServer(store) as server, socket.create_connection(("127.0.0.1", server.port), timeout=10) as raw:
+        first = healthy(raw)
+        raw.sendall(endless)
+        second = raw.recv(65_536)
+
+    assert first.startswith(b"HTTP/1.1 200")
+    assert second.startswith(b"HTTP/1.1 431")
+
+
+@pytest.mark.parametrize(
+    "sent",
+    [b"", b"GET /api/health HTT", b"POST /api/v1/auth/login HTTP/1.1\r\nHost: a\r\nContent-Length: 9\r\n\r\n{"],
+    ids=["nothing", "half a head", "half a body"],
+)
+def test_a_request_that_never_arrives_holds_no_connection(
+    store: SqliteStore, monkeypatch: pytest.MonkeyPatch, sent: bytes
+) -> None:
+    """It is closed after its time; one that came in time is answered, and its connection rests."""
+    monkeypatch.setattr(protocols, "REQUEST_TIMEOUT_S", 0.3)
     with ApiServer(store) as server:
-        responses = asyncio.run(many(server.url))
-        with httpx.Client(base_url=server.url) as old:
-            first = old.get("/api/v1/health")
+        with socket.create_connection(("127.0.0.1", server.port), timeout=10) as slow:
+            slow.sendall(sent)
+            ended = slow.recv(65_536)
+        with socket.create_connection(("127.0.0.1", server.port), timeout=10) as quick:
+            first = healthy(quick)
+            time.sleep(0.6)
+            second = healthy(quick)
 
-    assert {(response.status_code, response.http_version) for response in responses} == {(200, "HTTP/2")}
-    assert (first.status_code, first.http_version) == (200, "HTTP/1.1")
-    assert {response.headers["x-frame-options"] for response in responses} == {"DENY"}
+    assert b"200" not in ended
+    assert [each.startswith(b"HTTP/1.1 200") for each in (first, second)] == [True, True]
 
 
 def test_a_body_that_is_too_large_is_refused_over_a_real_socket(store: SqliteStore) -> None:

@@ -1,0 +1,130 @@
+"""Protocols: uvicorn's HTTP and WebSocket connections, with the bounds that a server in the open needs.
+
+A request must have arrived as a whole within a time, and its head within a size; uvicorn bounds neither. A WebSocket
+tells the app when it was last heard of, and lets it send pings, for which ASGI has no words.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from typing import TYPE_CHECKING, Any, Final
+
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
+from uvicorn.protocols.websockets.websockets_sansio_impl import WebSocketsSansIOProtocol
+
+if TYPE_CHECKING:
+    from asyncio.transports import BaseTransport
+
+    from websockets.http11 import Request
+
+REQUEST_TIMEOUT_S: Final = 60.0
+"""How long a request may take to arrive, from its first byte to its last; also until there is a first one."""
+
+MAX_HEAD_BYTES: Final = 65_536
+LINK: Final = "ironcage.link"
+
+_TOO_LARGE: Final = b"HTTP/1.1 431 Request Header Fields Too Large\r\ncontent-length: 0\r\nconnection: close\r\n\r\n"
+
+
+class BoundedHttp(HttpToolsProtocol):
+    """An HTTP connection."""
+
+    _deadline: asyncio.TimerHandle | None = None
+    _head_bytes = 0
+    _is_in_head = True
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+        """Wait for a first request, but not for ever."""
+        super().connection_made(transport)
+        self._expect_request()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """Wait no longer."""
+        self._stop_waiting()
+        super().connection_lost(exc)
+
+    def data_received(self, data: bytes) -> None:
+        """Take what came, unless the head of a request grows beyond measure."""
+        if self._is_in_head:
+            self._head_bytes += len(data)
+        super().data_received(data)
+        # Whatever came with the end of a head is of the body, or of the next request, which begins to be counted anew.
+        if self._is_in_head and self._head_bytes > MAX_HEAD_BYTES and not self.transport.is_closing():
+            self.transport.write(_TOO_LARGE)
+            self.transport.close()
+
+    def on_message_begin(self) -> None:
+        """Start to wait for the end of a request."""
+        super().on_message_begin()  # type: ignore[no-untyped-call]
+        self._expect_request()
+
+    def on_headers_complete(self) -> None:
+        """Go on with the body."""
+        self._is_in_head = False
+        super().on_headers_complete()  # type: ignore[no-untyped-call]
+
+    def on_message_complete(self) -> None:
+        """Stop waiting: the request is there."""
+        self._stop_waiting()
+        self._is_in_head, self._head_bytes = True, 0
+        super().on_message_complete()  # type: ignore[no-untyped-call]
+
+    def _expect_request(self) -> None:
+        if self._deadline is None:
+            self._deadline = self.loop.call_later(REQUEST_TIMEOUT_S, self.transport.close)
+
+    def _stop_waiting(self) -> None:
+        if self._deadline is not None:
+            self._deadline.cancel()
+            self._deadline = None
+
+
+class Link:
+    """What an app may know of and do with a WebSocket beyond ASGI; in its scope under `extensions` as `LINK`.
+
+    `heard_at` is the time of the loop at which anything came from the client, pongs included.
+    """
+
+    def __init__(self, protocol: PingingWebSocket) -> None:
+        self._protocol = protocol
+        self.heard_at = protocol.loop.time()
+
+    @property
+    def unsent_bytes(self) -> int:
+        """How much waits to be taken by the network."""
+        return self._protocol.transport.get_write_buffer_size()
+
+    def ping(self) -> None:
+        """Ask the client for a sign of life, unless the connection is ending."""
+        protocol = self._protocol
+        if protocol.handshake_complete and not protocol.close_sent and not protocol.transport.is_closing():
+            protocol.conn.send_ping(b"ironcage")
+            protocol.transport.write(b"".join(protocol.conn.data_to_send()))
+
+
+class PingingWebSocket(WebSocketsSansIOProtocol):
+    """A WebSocket connection."""
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:  # noqa: ANN401 - uvicorn's own
+        super().__init__(*args, **kwargs)
+        self._link = Link(self)
+
+    def connection_made(self, transport: BaseTransport) -> None:
+        """Take over a connection."""
+        super().connection_made(transport)
+        self._link.heard_at = self.loop.time()
+
+    def data_received(self, data: bytes) -> None:
+        """Note that the client lives."""
+        self._link.heard_at = self.loop.time()
+        super().data_received(data)
+
+    def handle_connect(self, event: Request) -> None:
+        """Give the app its link."""
+        super().handle_connect(event)
+        if self.response.status_code == SWITCHING:
+            # The app's task has been made and not run yet.
+            self.scope["extensions"][LINK] = self._link  # type: ignore[index,typeddict-unknown-key]
+
+
+SWITCHING: Final = 101
