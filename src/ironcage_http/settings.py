@@ -31,11 +31,7 @@ DEFAULT_ORIGINS: Final = ("http://localhost:5173", "http://localhost:4173", "htt
 LATER: Final = frozenset(
     {
         "ENABLE_DEMO_SEED",
-        "IRON_CALL_KEY_RETENTION_DAYS",
         "IRON_DEV_RESET_DB",
-        "IRON_FEED_RETENTION_EVENTS",
-        "IRON_FEED_RETENTION_HOURS",
-        "IRON_SAFETY_RETENTION_DAYS",
     }
 )
 """Variables of the contract that nothing reads yet."""
@@ -56,8 +52,8 @@ class SettingsError(StartupError):
 class Settings:
     """Everything an operator decides; durations in seconds, but for the lease policy, and money in micro-USD.
 
-    `admin` is None where the environment names none. `max_sessions` 0 means no limit. `rate_limits` holds only those
-    that differ from the contract's.
+    `admin` is None where the environment names none, `call_key_retention_days` where keys of calls are kept for ever.
+    `max_sessions` 0 means no limit. `rate_limits` holds only those that differ from the contract's.
     """
 
     mode: kinds.DeploymentMode
@@ -90,6 +86,10 @@ class Settings:
     audit_retention_days: int
     usage_retention_days: int
     hour_rollup_retention_days: int
+    safety_retention_days: int
+    call_key_retention_days: int | None
+    feed_retention_hours: int
+    feed_retention_events: int
     metrics_token: str | None = field(repr=False)
     log_level: kinds.LogLevel
     admin: FirstAdmin | None
@@ -168,6 +168,10 @@ def _settings(env: Environment, here: Deployment, plain: _Plain, secrets: Secret
         audit_retention_days=env.read(v.AUDIT_RETENTION),
         usage_retention_days=env.read(v.USAGE_RETENTION),
         hour_rollup_retention_days=env.read(v.HOUR_ROLLUP_RETENTION),
+        safety_retention_days=env.read(v.SAFETY_RETENTION),
+        call_key_retention_days=env.read(v.CALL_KEY_RETENTION) or None,
+        feed_retention_hours=env.read(v.FEED_RETENTION_HOURS),
+        feed_retention_events=env.read(v.FEED_RETENTION_EVENTS),
         metrics_token=env.read(v.METRICS_TOKEN),
         log_level=plain.log_level,
         admin=plain.admin,
@@ -200,6 +204,8 @@ def _check_relations(env: Environment) -> None:
         (v.LEASE_LIFETIME, v.LEASE_TTL),
     ):
         env.refuse_if(env.read(high) < env.read(low), f"{high.name} must not be below {low.name}")
+    keys, calls = v.CALL_KEY_RETENTION, v.USAGE_RETENTION
+    env.refuse_if(0 < env.read(keys) < env.read(calls), f"{keys.name} must be 0 or not below {calls.name}")
 
 
 # --- the deployment ----------------------------------------------------------

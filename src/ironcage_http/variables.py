@@ -145,6 +145,21 @@ ALERT_LEVELS: Final[Variable[tuple[int, ...]]] = Variable(
 AUDIT_RETENTION: Final = kinds.whole("IRON_AUDIT_RETENTION_DAYS", 90, 1, unit=" of days")
 USAGE_RETENTION: Final = kinds.whole("IRON_USAGE_RETENTION_DAYS", 90, 7, 2555, unit=" of days", note="for single calls")
 HOUR_ROLLUP_RETENTION: Final = kinds.whole("IRON_HOUR_ROLLUP_RETENTION_DAYS", 90, 2, 2555, unit=" of days")
+SAFETY_RETENTION: Final = kinds.whole(
+    "IRON_SAFETY_RETENTION_DAYS", 365, 7, 2555, unit=" of days", note="for what runtimes tell of personal data"
+)
+CALL_KEY_RETENTION: Final = kinds.whole(
+    "IRON_CALL_KEY_RETENTION_DAYS",
+    0,
+    0,
+    unit=" of days",
+    note="for the keys that let a call count once, and then older events are refused; 0: for ever, else not below "
+    "`IRON_USAGE_RETENTION_DAYS`",
+)
+FEED_RETENTION_HOURS: Final = kinds.whole("IRON_FEED_RETENTION_HOURS", 24, 1, 8760, unit=" of hours")
+FEED_RETENTION_EVENTS: Final = kinds.whole(
+    "IRON_FEED_RETENTION_EVENTS", 100_000, 1000, 100_000_000, note="whichever of the two keeps less"
+)
 LOG_LEVEL: Final[Variable[kinds.LogLevel | None]] = Variable(
     "IRON_LOG_LEVEL", None, "error, warn, info, debug or trace", kinds.log_level, "info", "wins over `RUST_LOG`"
 )

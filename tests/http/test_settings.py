@@ -93,6 +93,11 @@ def development(**environ: str) -> Settings:
         ("IRON_USAGE_RETENTION_DAYS", "7", "usage_retention_days", 7),
         ("IRON_USAGE_RETENTION_DAYS", "2555", "usage_retention_days", 2555),
         ("IRON_HOUR_ROLLUP_RETENTION_DAYS", "2", "hour_rollup_retention_days", 2),
+        ("IRON_SAFETY_RETENTION_DAYS", "7", "safety_retention_days", 7),
+        ("IRON_CALL_KEY_RETENTION_DAYS", "90", "call_key_retention_days", 90),
+        ("IRON_CALL_KEY_RETENTION_DAYS", "0", "call_key_retention_days", None),
+        ("IRON_FEED_RETENTION_HOURS", "1", "feed_retention_hours", 1),
+        ("IRON_FEED_RETENTION_EVENTS", "1000", "feed_retention_events", 1000),
         ("IRON_ALLOWED_PROVIDERS", " anthropic, openai,anthropic,", "allowed_providers", ("anthropic", "openai")),
         ("IRON_ALLOWED_PROVIDERS", " ", "allowed_providers", ("openai", "anthropic")),
         ("IRON_METRICS_TOKEN", "m-0123456789-abcdef", "metrics_token", "m-0123456789-abcdef"),
@@ -193,6 +198,8 @@ def test_an_empty_environment_has_the_defaults_of_the_contract(tmp_path: Path) -
     assert (settings.rate_limit_enabled, settings.log_level, settings.metrics_token) == (False, "info", None)
     assert (settings.rate_limits, settings.audit_retention_days) == ({}, 90)
     assert (settings.usage_retention_days, settings.hour_rollup_retention_days) == (90, 90)
+    assert (settings.safety_retention_days, settings.call_key_retention_days) == (365, None)
+    assert (settings.feed_retention_hours, settings.feed_retention_events) == (24, 100_000)
     assert (settings.admin, settings.reset_database, settings.demo_seed) == (None, False, False)
     assert settings.warnings == ()
 
@@ -265,6 +272,10 @@ def test_the_lease_policy_is_that_of_the_environment() -> None:
     [
         ({"JWT_REFRESH_TOKEN_TTL": "899"}, "JWT_REFRESH_TOKEN_TTL must not be below JWT_ACCESS_TOKEN_TTL"),
         ({"IRON_SESSION_MAX_AGE": "604799"}, "IRON_SESSION_MAX_AGE must not be below JWT_REFRESH_TOKEN_TTL"),
+        (
+            {"IRON_CALL_KEY_RETENTION_DAYS": "89"},
+            "IRON_CALL_KEY_RETENTION_DAYS must be 0 or not below IRON_USAGE_RETENTION_DAYS",
+        ),
         ({"IRON_LEASE_MAX_USD": "9.99"}, "IRON_LEASE_MAX_USD must not be below IRON_LEASE_DEFAULT_USD"),
         (
             {"IRON_LEASE_MAX_LIFETIME_SECONDS": "3599"},
@@ -329,10 +340,10 @@ def test_settings_show_no_secret() -> None:
 
 def test_a_misspelt_setting_is_a_warning_that_names_it() -> None:
     """It is not silently ignored; what is not ours is none of our business."""
-    warnings = development(IRON_LEASE_TTL_SECOND="1", IRON_SAFETY_RETENTION_DAYS="1", HOME="/x").warnings
+    warnings = development(IRON_LEASE_TTL_SECOND="1", ENABLE_DEMO_SEED="true", HOME="/x").warnings
 
     assert "IRON_LEASE_TTL_SECOND is not a setting of ironcage; did you mean IRON_LEASE_TTL_SECONDS?" in warnings
-    assert "IRON_SAFETY_RETENTION_DAYS has no effect yet" in warnings
+    assert "ENABLE_DEMO_SEED has no effect yet" in warnings
     assert not any("HOME" in warning for warning in warnings)
 
 
