@@ -9,13 +9,17 @@ import pytest
 from ironcage_core.domain.access import principal_of
 from ironcage_core.domain.audit import SYSTEM
 from ironcage_core.domain.instants import MS_PER_DAY
+from ironcage_core.domain.usage import UsageRecord
 from ironcage_core.ports.lists import AuditFilter, Paging
+from ironcage_core.ports.storage import UnitOfWork
 from ironcage_core.services.accounts import add_user
 from ironcage_core.services.agent_changes import delete_agent
 from ironcage_core.services.allocations import set_allocation
 from ironcage_core.services.repair import Repaired, repair
 from ironcage_core.services.usage_retention import purge_usage
 from ironcage_storage.sqlite.store import SqliteStore
+from tests.support.pending import tell_of_call
+from tests.support.rows import usage_row
 from tests.support.stores import RefusedError, raising, raw
 from tests.support.world import ADMIN, NOON, USD, SetClock, World
 
@@ -40,8 +44,12 @@ DERIVED = {
     "usage_hours": ("completed",),
     "usage_wide_days": ("completed",),
     "usage_wide_hours": ("completed",),
+    **{f"usage_{name}_bands": ("calls",) for name in ("days", "wide_days", "wide_hours")},
+    **{f"usage_{name}_errors": ("calls",) for name in ("days", "hours", "wide_days", "wide_hours")},
 }
 """Each table that is a sum of others, and a number that is 0 only in a row that is as good as none."""
+
+OLD = NOON - 10 * MS_PER_DAY
 
 Rows = dict[str, list[tuple[object, ...]]]
 
@@ -63,8 +71,19 @@ def busy(world: World) -> World:
         agent.report(returned, "late", USD)
         refreshed = agent.handshake(4 * USD).lease.id
         agent.report(refreshed, "then", USD)
+        tell_of_call(agent, refreshed, "told", 30)
         agent.refresh(refreshed, USD)
-        agent.handshake(USD)
+        tell_of_call(agent, refreshed, "told late", 12)
+        tell_of_call(agent, agent.handshake(USD).lease.id, "told today", 5)
+        tell_of_call(agent, returned, "told too late", 500)
+    first = usage_row(agents[0].id, "timed", duration_ms=700, report_cost_micros=None, occurred_at=OLD)
+    for record in (first, first._replace(outcome="failed", error_code="timeout"), first):
+        world.store.write(partial(_put, record))
+    failed = usage_row(agents[1].id, "failed", outcome="failed", cost_micros=0, report_cost_micros=None)
+    world.store.write(partial(_put, failed))
+    world.store.write(
+        partial(_put, failed._replace(call_key="failed then", id="trace_old", occurred_at=first.occurred_at))
+    )
     world.store.write(lambda uow: set_allocation(uow, orphan.id, 300 * USD, actor=ADMIN))
     root = world.store.write(partial(add_user, username="root", email="root@test", role="admin", actor=SYSTEM))
     world.store.write(partial(delete_agent, agent_id=agents[3].id, principal=principal_of(root)))
@@ -74,6 +93,10 @@ def busy(world: World) -> World:
     agents[1].handshake(2 * USD)
     assert world.verify().differences == []
     return world
+
+
+def _put(record: UsageRecord, uow: UnitOfWork) -> None:
+    uow.usage.put(record)
 
 
 def mend(world: World, *, rollups_only: bool = False) -> Repaired:
@@ -129,6 +152,19 @@ def test_on_a_healthy_store_it_changes_nothing(busy: World) -> None:
     assert repairs(busy) == []
 
 
+def test_extremes_that_a_correction_left_too_wide_stay(busy: World) -> None:
+    """They are no difference, so nothing is changed."""
+    record = usage_row(busy.agent(name="third").id, "third", report_cost_micros=None, cost_source="event")
+    for cost in (5, 1, 9, 5):
+        busy.store.write(partial(_put, record._replace(cost_micros=cost)))
+    before = derived(busy)
+
+    assert mend(busy).rows == {}
+    assert derived(busy) == before
+    extremes = "SELECT min_cost_micros, max_cost_micros FROM usage_days WHERE agent_id = ?"
+    assert raw(busy.store, extremes, (record.agent_id,)) == [(1, 9)]
+
+
 @pytest.mark.parametrize("hour_days", [2, 30])
 @pytest.mark.parametrize("limit", [1, 100])
 def test_after_a_purge_it_changes_nothing_either(busy: World, hour_days: int, limit: int) -> None:
@@ -142,18 +178,20 @@ def test_after_a_purge_it_changes_nothing_either(busy: World, hour_days: int, li
 
 NUMBERS = (
     "completed", "failed", "input_tokens", "output_tokens", "unsplit_tokens", "cost_micros", "timed", "duration_ms",
+    "failed_cost_micros",
 )  # fmt: skip
 ROLLUPS = ("usage_days", "usage_hours", "usage_wide_days", "usage_wide_hours")
 COLUMNS = [
-    *(("agent_budgets", column) for column in ("allocated", "spent", "overspent", "held")),
+    *(("agent_budgets", column) for column in ("allocated", "spent", "overspent", "held", "pending")),
     *(
         ("leases", name)
-        for name in ("granted", "spent", "overspent", "returned", "reclaimed", "unattributed", "reports")
+        for name in ("granted", "spent", "overspent", "returned", "reclaimed", "unattributed", "reports", "pending")
     ),
     *((table, column) for table, columns in DERIVED.items() if table not in ROLLUPS for column in columns),
     *(("agent_totals", column) for column in ("allocated", "spent", "held", "ic_tokens")),
     *(("project_totals", column) for column in ("owners", "allocated", "spent", "held", "ic_tokens")),
     *((table, column) for table in ROLLUPS for column in NUMBERS),
+    *((table, column) for table in DERIVED if table.endswith("_bands") for column in ("s0", "s17", "s31")),
 ]
 
 
@@ -202,6 +240,12 @@ def test_rows_that_are_gone_come_back(busy: World, table: str) -> None:
         ("UPDATE usage_wide_days SET model = 'other'", "usage_wide_days"),
         ("UPDATE usage_days SET last_at = 1", "usage_days"),
         ("UPDATE usage_wide_hours SET last_at = last_at - 1", "usage_wide_hours"),
+        ("UPDATE usage_days SET max_cost_micros = 0", "usage_days"),
+        ("UPDATE usage_wide_days SET min_cost_micros = min_cost_micros + 1", "usage_wide_days"),
+        ("UPDATE usage_days_bands SET band = band + 1", "usage_days_bands"),
+        ("UPDATE usage_wide_hours_bands SET measure = 'x' || measure", "usage_wide_hours_bands"),
+        ("UPDATE usage_days_errors SET error_code = 'x' || error_code", "usage_days_errors"),
+        ("UPDATE usage_wide_days_errors SET last_at = 1", "usage_wide_days_errors"),
         ("UPDATE leases SET due_at = expires_at + 1 WHERE status = 'active'", "leases"),
         ("UPDATE leases SET due_at = due_at + 1 WHERE status = 'expired'", "leases"),
         ("UPDATE leases SET due_at = due_at - 1 WHERE status = 'expired'", "leases"),

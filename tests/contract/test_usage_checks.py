@@ -5,7 +5,10 @@ from functools import partial
 import pytest
 
 from ironcage_core.domain.instants import MS_PER_DAY
+from ironcage_core.domain.usage import UsageRecord
+from ironcage_core.ports.storage import UnitOfWork
 from ironcage_core.services.usage_retention import purge_usage
+from tests.support.rows import usage_row
 from tests.support.stores import raw
 from tests.support.world import NOON, USD, World
 
@@ -21,8 +24,16 @@ def busy(world: World) -> World:
         agent.report(lease_id, "split", USD, tokens=None, input_tokens=30, output_tokens=12)
         agent.report(lease_id, "over", 20 * USD)
     agent.handshake(5 * USD)
+    world.store.write(lambda uow: uow.usage.put(usage_row(agent.id, "timed", duration_ms=700, report_cost_micros=None)))
+    for code, at in ((None, NOON), ("timeout", NOON - 10 * MS_PER_DAY)):
+        failed = usage_row(agent.id, f"failed {code}", outcome="failed", error_code=code, occurred_at=at)
+        world.store.write(partial(_put, failed._replace(cost_micros=0, report_cost_micros=None)))
     assert world.verify().differences == []
     return world
+
+
+def _put(record: UsageRecord, uow: UnitOfWork) -> None:
+    uow.usage.put(record)
 
 
 NUMBERS = (
@@ -43,6 +54,46 @@ def test_a_changed_number_of_a_rollup_is_named(busy: World, table: str, number: 
 
 
 @pytest.mark.parametrize(
+    ("table", "number"),
+    [
+        *(
+            (f"usage_{name}_bands", f"{n}")
+            for name in ("days", "wide_days", "wide_hours")
+            for n in ("calls", "s0", "s31")
+        ),
+        *((f"usage_{name}_errors", "calls") for name in ("days", "hours", "wide_days", "wide_hours")),
+    ],
+)
+def test_a_changed_number_of_a_histogram_or_of_errors_is_named(busy: World, table: str, number: str) -> None:
+    """As those of the sums are."""
+    test_a_changed_number_of_a_rollup_is_named(busy, table, number)
+
+
+@pytest.mark.parametrize(
+    ("number", "narrow", "wide"),
+    [
+        ("last_at", "last_at - 1", "last_at + 1"),
+        ("max_cost_micros", "max_cost_micros - 1", "max_cost_micros + 1"),
+        ("min_cost_micros", "min_cost_micros + 1", "min_cost_micros - 1"),
+    ],
+)
+@pytest.mark.parametrize("table", ["usage_days", "usage_hours", "usage_wide_days", "usage_wide_hours"])
+def test_an_extreme_is_named_if_it_is_too_narrow(busy: World, table: str, number: str, narrow: str, wide: str) -> None:
+    """In its table; one that is wider may have been one before a correction, if the wide table knows it too."""
+    cells = "completed > 0 AND bucket = (SELECT max(bucket) FROM {0})"
+    tables = [table] if "wide" in table else [table, table.replace("usage_", "usage_wide_")]
+    for each in tables:
+        raw(busy.store, f"UPDATE {each} SET {number} = {wide} WHERE {cells.format(each)}")
+    assert busy.verify().differences == []
+    for _ in range(2):
+        raw(busy.store, f"UPDATE {table} SET {number} = {narrow} WHERE {cells.format(table)}")
+
+    found = [each for each in busy.verify().differences if each.subject.startswith(f"{table} ")]
+
+    assert {each.number for each in found} == {number}
+
+
+@pytest.mark.parametrize(
     ("statement", "subject", "number"),
     [
         ("UPDATE usage_days SET last_at = 0", "usage_days ", "last_at"),
@@ -56,6 +107,14 @@ def test_a_changed_number_of_a_rollup_is_named(busy: World, table: str, number: 
         ("UPDATE usage_wide_hours SET bucket = bucket + 1", "usage_wide_hours ", "completed"),
         ("UPDATE usage_records SET duration_ms = 7", "usage_days ", "timed"),
         ("UPDATE usage_records SET outcome = 'failed'", "usage_hours ", "failed"),
+        ("UPDATE usage_records SET outcome = 'failed'", "usage_wide_hours_bands ", "calls"),
+        ("UPDATE usage_records SET error_code = 'other'", "usage_days_errors ", "calls"),
+        ("UPDATE usage_records SET cost_micros = cost_micros * 2", "usage_days_bands ", "calls"),
+        ("UPDATE usage_records SET cost_micros = cost_micros + 1", "usage_days ", "max_cost_micros"),
+        ("UPDATE usage_days_bands SET band = band + 1", "usage_days_bands ", "calls"),
+        ("DELETE FROM usage_days_bands WHERE measure = 'duration'", "usage_days_bands ", "calls"),
+        ("UPDATE usage_wide_days_errors SET last_at = last_at - 1", "usage_wide_days_errors ", "last_at"),
+        ("DELETE FROM usage_wide_hours_errors", "usage_wide_hours_errors ", "calls"),
         ("UPDATE bank_project_months SET spent = spent + 1", "/proj_orphaned/", "bank spent in the project"),
         ("DELETE FROM bank_project_months", "/proj_orphaned/", "bank spent in the project"),
         ("UPDATE bank_project_holds SET held = held + 1", "/proj_orphaned", "bank held in the project"),

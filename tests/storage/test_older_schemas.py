@@ -3,19 +3,28 @@
 import sqlite3
 from collections.abc import Iterator
 from contextlib import closing
+from functools import partial
 from pathlib import Path
 
 import pytest
 from sqlite_utils import Database
 
+from ironcage_core.domain.usage import UsageRecord
+from ironcage_core.ports.lists import UsageFilter
+from ironcage_core.ports.storage import UnitOfWork
 from ironcage_core.services.verify import verify
 from ironcage_storage.sqlite.connection import APPLICATION_ID, connect
 from ironcage_storage.sqlite.schema import migrations
 from ironcage_storage.sqlite.store import SqliteStore
+from tests.support.rows import usage_row
 from tests.support.stores import raw
 from tests.support.world import NOON, USD, SetClock, World
 
 HOUR_S = 3600
+
+
+def _put(record: UsageRecord, uow: UnitOfWork) -> None:
+    uow.usage.put(record)
 
 
 def columns_of(connection: sqlite3.Connection, table: str, schema: str = "main") -> list[str]:
@@ -67,6 +76,9 @@ def full(tmp_path: Path, clock: SetClock) -> Iterator[SqliteStore]:
         for agent in agents[:2]:
             lease_id = agent.handshake(2 * USD).lease.id
             agent.report(lease_id, "today", 3, model="other")
+        for n, code in enumerate((None, "", "timeout", "timeout")):
+            record = usage_row(agents[n % 2].id, f"failed {n}", outcome="failed", error_code=code, duration_ms=70 * n)
+            store.write(partial(_put, record._replace(cost_micros=0, report_cost_micros=None, cost_source="event")))
         yield store
 
 
@@ -75,6 +87,11 @@ KEPT = {
     "usage_hours": "SELECT * FROM usage_hours",
     "usage_wide_days": "SELECT * FROM usage_wide_days",
     "usage_wide_hours": "SELECT * FROM usage_wide_hours",
+    **{f"usage_{name}_bands": f"SELECT * FROM usage_{name}_bands" for name in ("days", "wide_days", "wide_hours")},
+    **{
+        f"usage_{name}_errors": f"SELECT * FROM usage_{name}_errors"
+        for name in ("days", "hours", "wide_days", "wide_hours")
+    },
     "tokens": """SELECT * FROM limit_windows WHERE kind = 'tokens'
         AND window >= (SELECT max(window) FROM limit_windows WHERE kind = 'tokens') - 2""",
     "bank_project_months": "SELECT * FROM bank_project_months",
@@ -97,3 +114,28 @@ def test_a_database_without_rollups_gets_what_would_have_been_kept(
         assert (raw(full, days), raw(store, days)) == ([(4,)], [(3,)])
         assert store.read(verify).differences == []
         assert store.check_file() == []
+
+
+def test_a_database_without_histograms_gets_those_of_the_records_it_has(
+    tmp_path: Path, full: SqliteStore, clock: SetClock
+) -> None:
+    """Extremes, histograms and errors; of days whose records are gone there are none, and verify does not miss them."""
+    as_it_was(tmp_path / "full.db", tmp_path / "old.db", before="analytics")
+    with closing(connect(str(tmp_path / "old.db"))) as old:
+        old.execute(
+            "INSERT INTO usage_days SELECT agent_id, owner_id, project_id, provider, provider_id, 'gone', "
+            "1, 1, 0, 0, 0, 9, 50, 0, 0, 86400000 FROM usage_days LIMIT 1"
+        )
+        old.execute(
+            "INSERT INTO usage_wide_days SELECT project_id, provider, provider_id, model, bucket, 1, 0, 0, 0, "
+            "9, 50, 0, 0, 86400000 FROM usage_days WHERE model = 'gone'"
+        )
+        old.execute("INSERT INTO usage_horizons VALUES ('records', 172800000)")
+
+    with SqliteStore(tmp_path / "old.db", clock=clock) as store:
+        for name in [each for each in KEPT if each.startswith("usage_")]:
+            gone = "" if name not in {"usage_days", "usage_wide_days"} else " WHERE model <> 'gone'"
+            assert sorted(raw(store, KEPT[name] + gone)) == sorted(raw(full, KEPT[name])), name
+        assert store.read(verify).differences == []
+        (sums,) = store.read(lambda uow: uow.usage.sums(UsageFilter(model="gone"))).values()
+        assert (sums.completed, sums.cost_micros, sums.min_cost_micros, sums.max_cost_micros) == (1, 50, 0, 0)

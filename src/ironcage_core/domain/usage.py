@@ -3,6 +3,7 @@
 A report is a fact and is never refused for lack of money. `(agent_id, call_key)` names the call.
 """
 
+from collections.abc import Collection
 from dataclasses import dataclass
 from typing import Final, Literal, NamedTuple
 
@@ -68,6 +69,7 @@ class UsageRecord(NamedTuple):
     response_status: int | None
     error_code: str | None
     error_message: str | None
+    report_tokens: int | None = None  # what the report said, also where an event has said it better
 
     @property
     def total_tokens(self) -> int:
@@ -76,7 +78,11 @@ class UsageRecord(NamedTuple):
 
 
 class KeptCall(NamedTuple):
-    """What stays of a call for ever after its record was purged, so that it is booked once; a column each, in order."""
+    """What stays of a call after its record was purged, so that it is booked once; a column each, in order.
+
+    What stands behind `report_tokens` is known only of calls without a report: one that comes late makes the record
+    anew.
+    """
 
     agent_id: str
     call_key: str
@@ -88,12 +94,23 @@ class KeptCall(NamedTuple):
     cost_micros: Micros
     report_cost_micros: Micros | None
     overspent_micros: Micros
+    request_id: str | None
+    outcome: Literal["completed", "failed"]
+    occurred_at: Instant
+    report_tokens: int | None
+    owner_id: str | None = None
+    project_id: str | None = None
+    provider_id: str | None = None
+    input_tokens: int | None = None
+    duration_ms: int | None = None
+    error_code: str | None = None
 
 
 class UsageSums(NamedTuple):
     """Sums over usage records: calls by outcome, tokens by kind, micro-USD, and how long the `timed` ones took.
 
-    `last_at` is the latest `occurred_at`, 0 for none.
+    `failed_cost_micros` is what failed calls cost, a part of `cost_micros`; `last_at` is the latest `occurred_at`; the
+    extremes are those of the cost of completed calls. 0 for none.
     """
 
     completed: int = 0
@@ -104,7 +121,10 @@ class UsageSums(NamedTuple):
     cost_micros: Micros = 0
     timed: int = 0
     duration_ms: int = 0
+    failed_cost_micros: Micros = 0
     last_at: Instant = 0
+    max_cost_micros: Micros = 0
+    min_cost_micros: Micros = 0
 
     @property
     def total_tokens(self) -> int:
@@ -115,6 +135,15 @@ class UsageSums(NamedTuple):
     def calls(self) -> int:
         """All calls, whatever became of them."""
         return self.completed + self.failed
+
+
+def combined(parts: Collection[UsageSums]) -> UsageSums:
+    """Return the sums over all calls of several sums."""
+    if not parts:
+        return UsageSums()
+    *added, last_at, highest, _ = zip(*parts, strict=True)
+    lowest = min((part.min_cost_micros for part in parts if part.completed), default=0)
+    return UsageSums._make([*map(sum, added), max(last_at), max(highest), lowest])
 
 
 class PricedReport(NamedTuple):
@@ -219,7 +248,7 @@ def is_same_call(record: UsageRecord | KeptCall, report: UsageReport) -> bool:
     """
     return (
         (report.cost is None or record.report_cost_micros == report.cost)
-        and record.total_tokens == total_tokens(report)
+        and record.report_tokens == total_tokens(report)
         and record.model == report.model
         and record.provider == report.provider
     )

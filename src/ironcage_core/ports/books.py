@@ -1,9 +1,9 @@
-"""The collections of the books: balances, leases, ledger, usage, banks.
+"""The collections of the books: balances, leases, ledger, banks.
 
 `find_x` gives None where there is nothing.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from typing import Protocol
 
 from ironcage_core.domain.agents import Agent
@@ -11,20 +11,8 @@ from ironcage_core.domain.instants import Instant
 from ironcage_core.domain.leases import Lease
 from ironcage_core.domain.ledger import AllocationNote, Balance, Entry, EntryKind
 from ironcage_core.domain.money import Micros
-from ironcage_core.domain.usage import KeptCall, UsageRecord, UsageSums
-from ironcage_core.ports.lists import (
-    AgentOrder,
-    BalanceFilter,
-    EntryFilter,
-    HorizonOf,
-    LeaseFilter,
-    Page,
-    Paging,
-    TraceFilter,
-    UsageDimension,
-    UsageFilter,
-)
-from ironcage_core.ports.totals import AllocationTotals, BudgetTotals, LeaseReports, NumberDifference, ReceivedTokens
+from ironcage_core.ports.lists import AgentOrder, BalanceFilter, EntryFilter, LeaseFilter, Page, Paging
+from ironcage_core.ports.totals import AgentBudget, AllocationTotals, BudgetTotals
 
 
 class Balances(Protocol):
@@ -44,8 +32,18 @@ class Balances(Protocol):
         """Return budgets of live agents, newest agent first unless told otherwise; ties by id, descending."""
         ...
 
+    def allocated(self, agent_ids: Collection[str]) -> Mapping[str, Micros]:
+        """Return how much was allocated to each of these agents, deleted ones included."""
+        ...
+
     def totals(self, which: BalanceFilter) -> BudgetTotals:
         """Return the sums over the whole selection."""
+        ...
+
+    def of_agents(
+        self, agent_id: str | None = None, owner_id: str | None = None, project_id: str | None = None
+    ) -> Sequence[AgentBudget]:
+        """Return the budgets of live agents, in no order; None means any."""
         ...
 
     def counts(self) -> Mapping[tuple[str, str], tuple[object, object]]:
@@ -138,88 +136,6 @@ class Ledger(Protocol):
 
     def counts(self) -> Mapping[tuple[str, str], tuple[int, int]]:
         """Return (maintained, counted) for each (agent_id, kind); '*' is all agents; for verification."""
-        ...
-
-
-class Usage(Protocol):
-    """One record per call."""
-
-    def expect(self, agent_id: str, call_keys: Sequence[str]) -> None:
-        """Be told that these calls will be looked for, so that they can be fetched together."""
-        ...
-
-    def find(self, agent_id: str, call_key: str) -> UsageRecord | None:
-        """Return the record of a call."""
-        ...
-
-    def find_kept(self, agent_id: str, call_key: str) -> KeptCall | None:
-        """Return what was kept of a call whose record was purged; costs nothing as long as nothing was."""
-        ...
-
-    def put(self, record: UsageRecord) -> None:
-        """Store the record, new or changed, and move the rollups by the difference."""
-        ...
-
-    def reported_by_lease(self, agent_id: str) -> Sequence[LeaseReports]:
-        """Return the sum of reported cost per lease, purged records included; for verification."""
-        ...
-
-    def received(self, since: Instant, until: Instant) -> Mapping[tuple[str, str], ReceivedTokens]:
-        """Return the tokens of the reports of a time of receipt by (owner_id, project_id); for verification.
-
-        When a call was received of which only the key is kept, nobody knows; it counts if its lease was charged later
-        than `since`.
-        """
-        ...
-
-    def rollup_differences(self) -> Iterator[NumberDifference]:
-        """Yield every number of the rollups that is not what the records, as far as they reach, add up to."""
-        ...
-
-    def sums(self, which: UsageFilter, by: Sequence[UsageDimension] = ()) -> Mapping[tuple[str, ...], UsageSums]:
-        """Return sums from the rollups by the values of `by`; calls of no provider key have `provider_id` ''.
-
-        A group without any call is left out. Costs as much as there are days and dimensions, not calls.
-        """
-        ...
-
-    def first_day(self, which: UsageFilter) -> Instant | None:
-        """Return where the first UTC day with a call starts, whatever the filter says of time; None for no call."""
-        ...
-
-    def first_at(self, which: UsageFilter) -> Instant | None:
-        """Return when the first call was; where that day starts, if its records are not kept; None for no call."""
-        ...
-
-    def find_trace(self, trace_id: str) -> UsageRecord | None:
-        """Return the record with this id, unless it is older than what is kept."""
-        ...
-
-    def page(self, which: TraceFilter, paging: Paging, *, descending: bool = True) -> Page[UsageRecord]:
-        """Return records by the time of their call, the latest first unless told otherwise; ties by id, descending.
-
-        Records that are older than what is kept are neither shown nor counted.
-        """
-        ...
-
-    def calls_since(self, agent_id: str, since: Instant, project_id: str | None = None) -> int:
-        """Return how many calls the agent has made since an instant that the records still reach."""
-        ...
-
-    def horizon(self, what: HorizonOf) -> Instant:
-        """Return from when on the records, or the rollups by hour, are kept; 0 means all of them."""
-        ...
-
-    def advance_horizon(self, what: HorizonOf, since: Instant) -> None:
-        """Let nobody see what is older than `since`, the start of a UTC day, any more; it never goes back."""
-        ...
-
-    def purge_records(self, limit: int) -> int:
-        """Remove at most `limit` records from before their horizon, keep their calls, and return how many it were."""
-        ...
-
-    def purge_hours(self, limit: int) -> int:
-        """Remove at most `limit` rows of the rollups by hour from before their horizon; return how many it were."""
         ...
 
 

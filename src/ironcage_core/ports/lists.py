@@ -201,6 +201,7 @@ class TraceFilter:
     owner_id: str | None = None
     project_id: str | None = None
     provider: str | None = None
+    provider_id: str | None = None
     model: str | None = None
     outcome: Literal["completed", "failed"] | None = None
     call_key: str | None = None
@@ -230,6 +231,7 @@ class RequestFilter:
 
 RequestOrder = Literal["created_at", "requested_budget"]
 UsageDimension = Literal["agent_id", "project_id", "provider", "provider_id", "model"]
+UsageBucket = Literal["hour", "day"]
 HorizonOf = Literal["records", "hours"]
 UserOrder = Literal["created_at", "username", "email", "role", "last_login"]
 ApiTokenOrder = Literal["name", "created_at", "last_used_at", "expires_at"]

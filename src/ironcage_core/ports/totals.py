@@ -17,6 +17,18 @@ class BudgetTotals(NamedTuple):
     agents: int
 
 
+class AgentBudget(NamedTuple):
+    """The budget of a live agent, in micro-USD; `is_inactive` is 1 if an admin has switched the agent off."""
+
+    agent_id: str
+    agent_name: str
+    is_inactive: int
+    allocated: Micros
+    spent: Micros
+    held: Micros
+    pending: Micros
+
+
 class AllocationTotals(NamedTuple):
     """What an agent's allocation was at first, and the sum of its raises since, in micro-USD."""
 
@@ -47,6 +59,24 @@ class NumberDifference(NamedTuple):
     number: str
     kept: int
     counted: int
+
+
+class UsageCell(NamedTuple):
+    """What one of the finest sums of usage is of; `start` is where its bucket starts, `provider_id` '' for no key."""
+
+    start: Instant
+    agent_id: str
+    project_id: str
+    provider: str
+    provider_id: str
+    model: str
+
+
+class ErrorSums(NamedTuple):
+    """How many calls failed in one way, and when the last of them was."""
+
+    calls: int
+    last_at: Instant
 
 
 class LeaseReports(NamedTuple):

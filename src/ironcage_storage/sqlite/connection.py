@@ -1,10 +1,15 @@
 """Connections: how a database file is opened, and what its errors mean to the core."""
 
 import sqlite3
+from collections.abc import Iterator
+from contextlib import contextmanager
+from time import monotonic
 from typing import Final
 
+from ironcage_core.domain.histograms import step_of
 from ironcage_core.errors.faults import DatabaseDamagedError, InvariantViolationError, StorageError
 from ironcage_core.errors.tree import IroncageError, UnavailableError
+from ironcage_core.errors.usage import QueryTimeoutError
 
 APPLICATION_ID: Final = 0x49524F4E
 """`IRON`, in the file header: tells our files from other people's."""
@@ -24,6 +29,9 @@ _PRAGMAS: Final = (
     f"PRAGMA wal_autocheckpoint = {CHECKPOINT_PAGES}",
     "PRAGMA trusted_schema = OFF",
 )
+_STEPS_BETWEEN_LOOKS: Final = 50_000
+"""Of SQLite's virtual machine; some milliseconds."""
+
 _RETRIABLE: Final = frozenset({sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED})
 _DAMAGED: Final = frozenset({sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB})
 
@@ -31,7 +39,8 @@ _DAMAGED: Final = frozenset({sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB})
 def connect(path: str, *, read_only: bool = False, must_exist: bool = False) -> sqlite3.Connection:
     """Open a database file, or `:memory:`, with every pragma and function the store relies on.
 
-    `fold(text)` makes texts comparable in whatever case; SQLite's own `lower` knows ASCII only.
+    `fold(text)` makes texts comparable in whatever case; SQLite's own `lower` knows ASCII only. `step_of(value)` is
+    where a value lies in a histogram.
 
     Args:
         path: The file; made if it is not there, unless it must exist.
@@ -54,6 +63,7 @@ def connect(path: str, *, read_only: bool = False, must_exist: bool = False) -> 
         if read_only:
             connection.execute("PRAGMA query_only = ON")
         connection.create_function("fold", 1, str.casefold, deterministic=True)
+        connection.create_function("step_of", 1, step_of, deterministic=True)
     except BaseException as error:
         connection.close()
         if isinstance(error, sqlite3.Error):
@@ -96,3 +106,25 @@ def translated(error: sqlite3.Error) -> IroncageError:
     if code in _DAMAGED:
         return DatabaseDamagedError("The database file is damaged or is not an ironcage database; restore a backup")
     return StorageError("The database failed")
+
+
+@contextmanager
+def time_limit(connection: sqlite3.Connection, seconds: float | None) -> Iterator[None]:
+    """Give up statements of a connection that reads, once they have taken so long together.
+
+    Raises:
+        QueryTimeoutError: They were given up.
+    """
+    if seconds is None:
+        yield
+        return
+    ends_at = monotonic() + seconds
+    connection.set_progress_handler(lambda: monotonic() > ends_at, _STEPS_BETWEEN_LOOKS)
+    try:
+        yield
+    except IroncageError as error:
+        if monotonic() > ends_at and isinstance(error.__cause__, sqlite3.OperationalError):
+            raise QueryTimeoutError("The answer takes too long; ask for less", retry_after_s=1) from error
+        raise
+    finally:
+        connection.set_progress_handler(None, 0)

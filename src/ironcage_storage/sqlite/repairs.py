@@ -8,12 +8,10 @@ from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Final, NamedTuple
 
-from ironcage_core.domain.instants import MS_PER_DAY, MS_PER_HOUR
+from ironcage_core.domain.instants import MS_PER_DAY
 from ironcage_core.domain.ledger import EFFECTS
-from ironcage_core.domain.usage import UsageSums
 from ironcage_storage.sqlite.leases import SqliteLeases
-from ironcage_storage.sqlite.rollup_checks import of_fine, of_records
-from ironcage_storage.sqlite.rollups import FINE, WIDE
+from ironcage_storage.sqlite.rollup_checks import rollup_tables
 from ironcage_storage.sqlite.session import Session
 from ironcage_storage.sqlite.stamp import Stamp
 from ironcage_storage.sqlite.totals import AgentTotals, KeptTotals
@@ -42,19 +40,33 @@ class _Rows(NamedTuple):
     source: str
 
 
+# What no report has settled is pending on the open lease that stands in the place of the one it is stamped with.
+_UNSETTLED: Final = """WITH RECURSIVE standing(stamped, id, agent_id) AS (
+        SELECT id, id, agent_id FROM leases WHERE status IN ('active', 'expired')
+        UNION ALL SELECT l.id, s.id, s.agent_id FROM standing s JOIN leases l ON l.successor_id = s.stamped),
+    unsettled AS (SELECT s.id, s.agent_id, sum(u.cost_micros) AS cost FROM standing s JOIN (
+        SELECT lease_id, cost_micros FROM usage_records WHERE report_cost_micros IS NULL
+        UNION ALL SELECT lease_id, cost_micros FROM kept_calls WHERE report_cost_micros IS NULL)
+        u ON u.lease_id = s.stamped GROUP BY s.id)"""
+
 _BUDGETS: Final = _Rows(
     "agent_budgets",
     "agent_id",
-    ("allocated", "spent", "overspent", "held"),
-    f"""SELECT b.agent_id, {", ".join(map(_moved, ("allocated", "spent", "overspent", "held")))}
-        FROM agent_budgets b LEFT JOIN ledger g ON g.agent_id = b.agent_id GROUP BY b.agent_id""",
+    ("allocated", "spent", "overspent", "held", "pending"),
+    f"""{_UNSETTLED}
+        SELECT b.agent_id, {", ".join(map(_moved, ("allocated", "spent", "overspent", "held")))},
+            coalesce(w.cost, 0) AS pending
+        FROM agent_budgets b LEFT JOIN ledger g ON g.agent_id = b.agent_id
+        LEFT JOIN (SELECT agent_id, sum(cost) AS cost FROM unsettled GROUP BY agent_id) w ON w.agent_id = b.agent_id
+        GROUP BY b.agent_id""",
 )
 _LEASES: Final = _Rows(
     "leases",
     "id",
-    ("granted", "spent", "overspent", "returned", "reclaimed", "unattributed", "reports", "due_at"),
+    ("granted", "spent", "overspent", "returned", "reclaimed", "unattributed", "reports", "due_at", "pending"),
     # What a return has reconciled is what no report explains. A due time that is too early only costs a look.
-    f"""WITH posted AS (SELECT lease_id, {_numbers_of_lease()} FROM ledger WHERE lease_id IS NOT NULL GROUP BY 1),
+    f"""{_UNSETTLED},
+        posted AS (SELECT lease_id, {_numbers_of_lease()} FROM ledger WHERE lease_id IS NOT NULL GROUP BY 1),
         reported AS (SELECT lease_id, sum(report_cost_micros) AS cost, count(*) AS n FROM (
             SELECT lease_id, report_cost_micros FROM usage_records
             UNION ALL SELECT lease_id, report_cost_micros FROM kept_calls)
@@ -62,22 +74,25 @@ _LEASES: Final = _Rows(
         SELECT l.id, p.granted, p.spent, p.overspent, p.returned, p.reclaimed,
             max(p.spent + p.overspent - coalesce(r.cost, 0), 0) AS unattributed, coalesce(r.n, 0) AS reports,
             CASE l.status WHEN 'active' THEN min(l.due_at, l.expires_at) WHEN 'expired' THEN l.expired_at + l.grace
-                END AS due_at
-        FROM leases l JOIN posted p ON p.lease_id = l.id LEFT JOIN reported r ON r.lease_id = l.id""",
+                END AS due_at,
+            coalesce(w.cost, 0) AS pending
+        FROM leases l JOIN posted p ON p.lease_id = l.id LEFT JOIN reported r ON r.lease_id = l.id
+        LEFT JOIN unsettled w ON w.id = l.id""",
 )
 
 
 class _Sums(NamedTuple):
     """Rows that come and go: the key and the numbers of a table, and a SELECT of all that should be there.
 
-    `latest` is one more number, which may be higher than it should be.
+    `highest` and `lowest` are more numbers, which may be higher or lower than they should be.
     """
 
     table: str
     key: tuple[str, ...]
     numbers: tuple[str, ...]
     source: str
-    latest: str | None = None
+    highest: tuple[str, ...] = ()
+    lowest: tuple[str, ...] = ()
 
 
 _OF_LEASE: Final = "FROM ledger g JOIN leases l ON l.id = g.lease_id"
@@ -127,13 +142,6 @@ _BOOKS: Final = (
     _Sums("audit_counts", ("chain",), ("n",), "SELECT chain, count(*) AS n FROM audit_log GROUP BY 1"),
 )  # fmt: skip
 
-_ADDED: Final = UsageSums._fields[:-1]
-_LAST: Final = UsageSums._fields[-1]
-_DAYS: Final = _Sums("usage_days", FINE, _ADDED, of_records(MS_PER_DAY), _LAST)
-_HOURS: Final = _Sums("usage_hours", FINE, _ADDED, of_records(MS_PER_HOUR), _LAST)
-_WIDE_DAYS: Final = _Sums("usage_wide_days", WIDE, _ADDED, of_fine("usage_days"), _LAST)
-_WIDE_HOURS: Final = _Sums("usage_wide_hours", WIDE, _ADDED, of_fine("usage_hours"), _LAST)
-
 
 class SqliteRepairs:
     """Implements `Repairs`.
@@ -165,14 +173,12 @@ class SqliteRepairs:
         """Make the rollups anew, as far back as records and hours are kept."""
         self._session.reread()
         kept = dict(self._session.query("SELECT what, since FROM usage_horizons").fetchall())
-        records, hours = kept.get("records", 0), kept.get("hours", 0)
-        both = max(records, hours)
-        return {  # the fine ones first: the wide ones are sums of them
-            "usage_days": self._rebuild(_DAYS, records // MS_PER_DAY, records),
-            "usage_hours": self._rebuild(_HOURS, both // MS_PER_HOUR, both),
-            "usage_wide_days": self._rebuild(_WIDE_DAYS, 0, 0),
-            "usage_wide_hours": self._rebuild(_WIDE_HOURS, hours // MS_PER_HOUR, hours // MS_PER_HOUR),
-        }
+        changed = {}
+        for table, span in rollup_tables(kept.get("records", 0), kept.get("hours", 0)):
+            family = table.family
+            sums = _Sums(table.name, table.key, family.added, table.source, family.highest, family.lowest)
+            changed[table.name] = self._rebuild(sums, span.first, span.since)
+        return changed
 
     @contextmanager
     def _without_triggers(self) -> Iterator[None]:
@@ -208,12 +214,12 @@ class SqliteRepairs:
         """Make rows anew, all or those from the bucket `first` on, which the SELECT calls `since`."""
         bound = () if since is None else (since,)
         keys, zeros = ", ".join(what.key), ", ".join("0" for _ in what.numbers)
-        written = (*what.key, *what.numbers, *((what.latest,) if what.latest else ()))
+        written = (*what.key, *what.numbers, *what.highest, *what.lowest)
         right = f"SELECT * FROM ({what.source}) WHERE ({', '.join(what.numbers)}) IS NOT ({zeros})"
         same = " AND ".join(f"t.{column} = c.{column}" for column in what.key)
         differs = f"({_listed('t.', what.numbers)}) IS NOT ({_listed('c.', what.numbers)})"
-        if what.latest:
-            differs += f" OR t.{what.latest} < c.{what.latest}"
+        differs += "".join(f" OR t.{name} < c.{name}" for name in what.highest)
+        differs += "".join(f" OR t.{name} > c.{name}" for name in what.lowest)
         replaced = ", ".join(f"{column} = excluded.{column}" for column in written[len(what.key) :])
         put = self._session.execute(
             f"""INSERT INTO {what.table} ({", ".join(written)})

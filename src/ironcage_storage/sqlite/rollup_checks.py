@@ -1,4 +1,4 @@
-"""Checks of the rollups: each cell against the records it counts, and the wide tables against the fine ones.
+"""Checks of the rollups: each row against the records it counts, and the wide tables against the fine ones.
 
 What lies before a horizon is left out: part of it is gone, and nobody is shown it.
 """
@@ -7,28 +7,70 @@ from collections.abc import Iterator
 from typing import Final, NamedTuple
 
 from ironcage_core.domain.instants import MS_PER_DAY, MS_PER_HOUR, Instant
-from ironcage_core.domain.usage import UsageSums
 from ironcage_core.ports.totals import NumberDifference
-from ironcage_storage.sqlite.rollups import FINE, WIDE
+from ironcage_storage.sqlite.rollup_tables import ALL_KINDS, FAMILIES, Family, Kind
 from ironcage_storage.sqlite.session import Pending, Session
 
-_NUMBERS: Final = UsageSums._fields
-_LAST: Final = _NUMBERS[-1]
 _SIDES: Final = ("kept", "counted")
 
 
-class _Check(NamedTuple):
-    """What finds the cells of a table that are not as a SELECT says; binds the first bucket and the SELECT's start."""
+class RollupTable(NamedTuple):
+    """One table of a family, and the SELECT of what should be in it; that binds where to start, in its own unit."""
 
-    table: str
+    family: Family
+    name: str
     key: tuple[str, ...]
-    sql: str
+    source: str
+
+
+class Span(NamedTuple):
+    """From when on a table can be counted again: its first bucket, and what its source binds."""
+
+    first: int
+    since: int
+
+
+def _is_of_records(family: Family, kind: Kind) -> bool:
+    """Tell whether a table is counted again from the records: those by agent, and those that lack them."""
+    return kind.is_fine or Kind(kind.level, True) not in family.kinds
+
+
+def _table(family: Family, kind: Kind) -> RollupTable:
+    source = family.of_records(kind) if _is_of_records(family, kind) else family.of_fine(kind.level)
+    key = family.key(is_fine=kind.is_fine)
+    return RollupTable(family, family.name(kind.level, is_fine=kind.is_fine), key, source)
+
+
+_TABLES: Final = tuple(
+    (kind, _is_of_records(family, kind), _table(family, kind))
+    for kind in ALL_KINDS
+    for family in FAMILIES
+    if kind in family.kinds
+)
+
+
+def rollup_tables(records_since: Instant, hours_since: Instant) -> Iterator[tuple[RollupTable, Span]]:
+    """Yield every table with what can be counted of it again; the fine ones first, as the wide ones are sums of them.
+
+    Args:
+        records_since: From when on the records are all there, the start of a day.
+        hours_since: From when on the rollups by hour are, the start of a day.
+    """
+    both, hour = max(records_since, hours_since), hours_since // MS_PER_HOUR
+    spans = {
+        ("days", True): Span(records_since // MS_PER_DAY, records_since),
+        ("hours", True): Span(both // MS_PER_HOUR, both),
+        ("days", False): Span(0, 0),
+        ("hours", False): Span(hour, hour),
+    }
+    for kind, is_of_records, table in _TABLES:
+        yield table, spans[kind.level, is_of_records]
 
 
 def rollup_differences(
     session: Session, *reads: Pending, records_since: Instant, hours_since: Instant
 ) -> Iterator[NumberDifference]:
-    """Yield every number of a cell that is not the sum it should be.
+    """Yield every number of a row that is not what it should be; what only widens may be wider.
 
     Args:
         session: Where the tables are.
@@ -36,67 +78,41 @@ def rollup_differences(
         records_since: From when on the records are all there, the start of a day.
         hours_since: From when on the rollups by hour are, the start of a day.
     """
-    counted_since = max(records_since, hours_since)
-    yield from _found(session, _DAYS, (records_since // MS_PER_DAY, records_since), reads)
-    yield from _found(session, _HOURS, (counted_since // MS_PER_HOUR, counted_since), reads)
-    yield from _found(session, _WIDE_DAYS, (0, 0), reads)
-    hour = hours_since // MS_PER_HOUR
-    yield from _found(session, _WIDE_HOURS, (hour, hour), reads)
+    for table, span in rollup_tables(records_since, hours_since):
+        yield from _found(session, table, span, reads)
 
 
-def _found(
-    session: Session, check: _Check, since: tuple[int, int], reads: tuple[Pending, ...]
-) -> Iterator[NumberDifference]:
-    width, numbers = len(check.key), len(_NUMBERS)
-    for row in session.query(check.sql, since, *reads):
-        subject = f"{check.table} {'/'.join(map(str, row[:width]))}"
-        kept, counted = row[width : width + numbers], row[width + numbers :]
-        for name, stored, recounted in zip(_NUMBERS, kept, counted, strict=True):
-            # The latest call may have been a later one before a record was corrected.
-            if stored < recounted or (stored > recounted and name != _LAST):
+def _found(session: Session, table: RollupTable, span: Span, reads: tuple[Pending, ...]) -> Iterator[NumberDifference]:
+    width, numbers = len(table.key), table.family.numbers
+    for row in session.query(_differing(table), span, *reads):
+        subject = f"{table.name} {'/'.join(map(str, row[:width]))}"
+        kept, counted = row[width : width + len(numbers)], row[width + len(numbers) :]
+        for name, stored, recounted in zip(numbers, kept, counted, strict=True):
+            if _is_wrong(table.family, name, stored, recounted):
                 yield NumberDifference(subject, name, stored, recounted)
 
 
-def _check(table: str, key: tuple[str, ...], counted: str) -> _Check:
-    keys = ", ".join(key)
-    nothing = ", ".join("0" for _ in _NUMBERS)
+def _is_wrong(family: Family, name: str, stored: int, recounted: int) -> bool:
+    # A corrected record may have been later, or cost more or less, before it was corrected.
+    if name in family.highest:
+        return stored < recounted
+    if name in family.lowest:
+        return stored > recounted
+    return stored != recounted
+
+
+def _differing(table: RollupTable) -> str:
+    """Return the SELECT of the rows that are not as they should be; binds the first bucket and the source's start."""
+    family, keys = table.family, ", ".join(table.key)
     # The names differ from those of the sums: HAVING takes a column for itself before it takes it for a sum.
-    names = ", ".join(f"{name} AS one_kept_{name}" for name in _NUMBERS)
-    none_yet = ", ".join(f"0 AS one_counted_{name}" for name in _NUMBERS)
-    both = [f"{how}(one_{side}_{name}) AS {side}_{name}" for side in _SIDES for name, how in _HOW.items()]
-    kept, recounted = (", ".join(f"{side}_{name}" for name in _NUMBERS[:-1]) for side in _SIDES)
-    return _Check(
-        table,
-        key,
-        f"""SELECT {keys}, {", ".join(both)} FROM (
-            SELECT {keys}, {names}, {none_yet} FROM {table} WHERE bucket >= ?
-            UNION ALL SELECT {keys}, {nothing}, {", ".join(_NUMBERS)} FROM ({counted}))
-        GROUP BY {keys} HAVING ({kept}) <> ({recounted}) OR kept_{_LAST} < counted_{_LAST}""",
-    )
-
-
-_HOW: Final = {name: "max" if name == _LAST else "sum" for name in _NUMBERS}
-
-
-def of_records(bucket_ms: int) -> str:
-    """Return the SELECT of what the records from an instant on, which it binds, add up to in each cell."""
-    return f"""SELECT occurred_at / {bucket_ms} AS bucket, agent_id, owner_id, project_id, provider,
-            coalesce(provider_id, '') AS provider_id, model,
-            sum(outcome = 'completed') AS completed, sum(outcome = 'failed') AS failed,
-            sum(input_tokens) AS input_tokens, sum(output_tokens) AS output_tokens,
-            sum(unsplit_tokens) AS unsplit_tokens, sum(cost_micros) AS cost_micros,
-            count(duration_ms) AS timed, coalesce(sum(duration_ms), 0) AS duration_ms, max(occurred_at) AS last_at
-        FROM usage_records WHERE occurred_at >= ? GROUP BY 1, 2, 3, 4, 5, 6, 7"""
-
-
-def of_fine(table: str) -> str:
-    """Return the SELECT of what the cells of a table add up to without agents; it binds the first bucket."""
-    keys = ", ".join(WIDE)
-    sums = ", ".join(f"{how}({name}) AS {name}" for name, how in _HOW.items())
-    return f"SELECT {keys}, {sums} FROM {table} WHERE bucket >= ? GROUP BY {keys}"
-
-
-_DAYS: Final = _check("usage_days", FINE, of_records(MS_PER_DAY))
-_HOURS: Final = _check("usage_hours", FINE, of_records(MS_PER_HOUR))
-_WIDE_DAYS: Final = _check("usage_wide_days", WIDE, of_fine("usage_days"))
-_WIDE_HOURS: Final = _check("usage_wide_hours", WIDE, of_fine("usage_hours"))
+    names = ", ".join(f"{name} AS one_kept_{name}" for name in family.numbers)
+    none_yet = ", ".join(f"{family.nothing(name)} AS one_counted_{name}" for name in family.numbers)
+    nothing = ", ".join(str(family.nothing(name)) for name in family.numbers)
+    both = [f"{family.how(name)}(one_{side}_{name}) AS {side}_{name}" for side in _SIDES for name in family.numbers]
+    kept, counted = (", ".join(f"{side}_{name}" for name in family.added) for side in _SIDES)
+    narrow = [f"kept_{name} < counted_{name}" for name in family.highest]
+    narrow += [f"kept_{name} > counted_{name}" for name in family.lowest]
+    return f"""SELECT {keys}, {", ".join(both)} FROM (
+            SELECT {keys}, {names}, {none_yet} FROM {table.name} WHERE bucket >= ?
+            UNION ALL SELECT {keys}, {nothing}, {", ".join(family.numbers)} FROM ({table.source}))
+        GROUP BY {keys} HAVING {" OR ".join((f"({kept}) <> ({counted})", *narrow))}"""

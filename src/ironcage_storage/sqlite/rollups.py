@@ -1,38 +1,31 @@
-"""Rollups: sums of usage by hour and by day, moved with each record and written once a batch.
+"""Rollups: what usage adds up to by hour and by day, moved with each record and written once a batch.
 
-Each comes twice: by agent, and without agents for whoever asks of the whole. A range of time takes whole days from
-the days and what is left at its ends from the hours.
+What a unit of work changes is gathered by the finest cells there are, an hour of one agent; the days, and both without
+agents, follow from them when the batch is written.
 """
 
-import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterator
+from operator import itemgetter
 from typing import Any, Final, NamedTuple
 
-from ironcage_core.domain.instants import HOURS_PER_DAY, MS_PER_HOUR, Instant, hour_of
-from ironcage_core.domain.usage import UsageRecord, UsageSums
-from ironcage_core.ports.lists import UsageDimension, UsageFilter
-from ironcage_storage.sqlite.days import Days, cut_at_midnight
-from ironcage_storage.sqlite.rows import conjunction
-from ironcage_storage.sqlite.session import Pending, Session
+from ironcage_core.domain.histograms import STEPS_PER_BAND, Measure, step_of
+from ironcage_core.domain.instants import HOURS_PER_DAY, Instant, hour_of
+from ironcage_core.domain.usage import UsageRecord
+from ironcage_storage.sqlite.rollup_tables import (
+    BANDS,
+    ERRORS,
+    FAMILIES,
+    FINE,
+    NO_COST,
+    SUMS,
+    UNNAMED_ERROR,
+    WIDE,
+    Kind,
+    Level,
+)
+from ironcage_storage.sqlite.session import Session
 
-WIDE: Final = ("bucket", "project_id", "provider", "provider_id", "model")
-FINE: Final = ("bucket", "agent_id", "owner_id", *WIDE[1:])
-_ADDED: Final = UsageSums._fields[:-1]
-_SUMMED: Final = ", ".join(f"sum({column})" for column in _ADDED)
-
-OF_OWNER: Final = "agent_id IN (SELECT id FROM agents WHERE owner_id = ?)"
-
-
-def usage_terms(which: UsageFilter) -> dict[str, object]:
-    """Return what a filter asks of a row of usage but for its time; records and rollups name their columns alike."""
-    return {
-        "agent_id = ?": which.agent_id,
-        OF_OWNER: which.owner_id,
-        "project_id = ?": which.project_id,
-        "provider = ?": which.provider,
-        "provider_id = ?": which.provider_id,
-        "model = ?": which.model,
-    }
+_ADDED: Final = len(SUMS.added)
 
 
 class _Cell(NamedTuple):
@@ -47,29 +40,63 @@ class _Cell(NamedTuple):
     model: str
 
 
-def _upsert(name: str, key: tuple[str, ...]) -> str:
-    columns = (*key, *UsageSums._fields)
-    moved = ", ".join(f"{column} = {column} + excluded.{column}" for column in _ADDED)
-    return (
-        f"INSERT INTO {name} ({', '.join(columns)}) VALUES ({', '.join('?' * len(columns))}) "
-        f"ON CONFLICT ({', '.join(key)}) DO UPDATE SET {moved}, last_at = max(last_at, excluded.last_at)"
+class _Content:
+    """What the records of a cell add up to, or the difference to it: a row of sums, steps of histograms, errors."""
+
+    __slots__ = ("errors", "numbers", "steps")
+
+    def __init__(
+        self, numbers: list[int], steps: dict[tuple[Measure, int], int], errors: dict[str, tuple[int, Instant]]
+    ) -> None:
+        self.numbers = numbers
+        self.steps = steps
+        self.errors = errors
+
+    def add(self, other: "_Content") -> None:
+        """Add what is in another cell."""
+        numbers, more = self.numbers, other.numbers
+        for place in range(_ADDED):
+            numbers[place] += more[place]
+        *_, last_at, highest, lowest = more
+        numbers[-3:] = max(numbers[-3], last_at), max(numbers[-2], highest), min(numbers[-1], lowest)
+        for step, calls in other.steps.items():
+            self.steps[step] = self.steps.get(step, 0) + calls
+        for code, (calls, at) in other.errors.items():
+            known, known_at = self.errors.get(code, (0, 0))
+            self.errors[code] = (known + calls, max(known_at, at))
+
+
+class _Statements(NamedTuple):
+    """What writes the rows of one kind of table; `in_bands` picks the key of histograms, if there are any."""
+
+    sums: str
+    bands: str | None
+    errors: str
+    in_bands: Callable[[tuple[Any, ...]], tuple[Any, ...]]
+
+
+def _statements(level: Level, *, is_fine: bool) -> _Statements:
+    sums, bands, errors = (
+        family.upsert(level, is_fine=is_fine) if Kind(level, is_fine) in family.kinds else None
+        for family in (SUMS, BANDS, ERRORS)
     )
+    places = [FINE.index(name) for name in BANDS.fine] if is_fine else range(len(WIDE))
+    return _Statements(sums or "", bands, errors or "", itemgetter(*places))
 
 
-_HOURS: Final = _upsert("usage_hours", FINE)
-_DAYS: Final = _upsert("usage_days", FINE)
-_WIDE_HOURS: Final = _upsert("usage_wide_hours", WIDE)
-_WIDE_DAYS: Final = _upsert("usage_wide_days", WIDE)
+_HOURS: Final = _statements("hours", is_fine=True)
+_DAYS: Final = _statements("days", is_fine=True)
+_WIDE_HOURS: Final = _statements("hours", is_fine=False)
+_WIDE_DAYS: Final = _statements("days", is_fine=False)
 
 
 class Rollups:
-    """The four tables of rollups, and the differences that wait to be written to them."""
+    """The tables of rollups, and the differences that wait to be written to them."""
 
-    def __init__(self, session: Session, agents: Pending) -> None:
+    def __init__(self, session: Session) -> None:
         self.session = session
-        self._agents = agents
-        self._member: dict[_Cell, list[int]] = {}
-        self._batch: dict[_Cell, list[int]] = {}
+        self._member: dict[Any, _Content] = {}
+        self._batch: dict[Any, _Content] = {}
         session.register(self)
 
     def move(self, before: UsageRecord | None, after: UsageRecord) -> None:
@@ -77,67 +104,15 @@ class Rollups:
         if not self._member:
             self.session.touch(self)
         if before is not None:
-            self._add(before, -1)
-        self._add(after, 1)
-
-    def _add(self, record: UsageRecord, sign: int) -> None:
-        cell = _Cell(
-            hour_of(record.occurred_at), record.agent_id, record.owner_id, record.project_id,
-            record.provider, record.provider_id or "", record.model,
-        )  # fmt: skip
-        is_completed = record.outcome == "completed"
-        duration = record.duration_ms
-        numbers = [
-            sign * is_completed,
-            sign * (not is_completed),
-            sign * record.input_tokens,
-            sign * record.output_tokens,
-            sign * record.unsplit_tokens,
-            sign * record.cost_micros,
-            0 if duration is None else sign,
-            sign * (duration or 0),
-            record.occurred_at,
-        ]
-        _merge(self._member, cell, numbers)
-
-    def sums(self, which: UsageFilter, by: Sequence[UsageDimension] = ()) -> Mapping[tuple[str, ...], UsageSums]:
-        """Return sums by the values of `by`; a group without any call is left out."""
-        columns = ", ".join([*by, *UsageSums._fields])
-        parts, bound = [], []
-        for name, chosen, values in _spans(which.since, which.until):
-            source, terms, parameters = _source(which, name, is_fine="agent_id" in by)
-            # An emptied cell must not tell when its last call was.
-            parts.append(f"SELECT {columns} FROM {source} WHERE {terms} AND {chosen} AND completed + failed > 0")
-            bound += [*parameters, *values]
-        if not parts:
-            return {}
-        keys = "".join(f"{dimension}, " for dimension in by)
-        grouped = f"GROUP BY {', '.join(by)}" if by else ""
-        cells = " UNION ALL ".join(parts)
-        sql = f"SELECT {keys}{_SUMMED}, max(last_at) FROM ({cells}) {grouped} HAVING count(*) > 0"
-        cursor = self.session.query(sql, bound, self, self._agents)
-        return {tuple(row[: len(by)]): UsageSums._make(row[len(by) :]) for row in cursor}
-
-    def first_day(self, which: UsageFilter) -> int | None:
-        """Return the first UTC day with a call, counted from the epoch, whatever the filter says of time."""
-        source, terms, parameters = _source(which, "days")
-        sql = f"SELECT bucket FROM {source} WHERE {terms} AND completed + failed > 0 ORDER BY bucket LIMIT 1"
-        found = self.session.query(sql, parameters, self, self._agents).fetchone()
-        return None if found is None else int(found[0])
-
-    def calls_by_day(self, which: UsageFilter, days: Days, outcome: str | None) -> list[tuple[int, int]]:
-        """Return the days with calls of an outcome, or of either, and how many; the filter's own time is not read."""
-        source, terms, parameters = _source(which, "days")
-        chosen, values = days.chosen()
-        calls = "sum(completed + failed)" if outcome is None else f"sum({outcome})"
-        sql = f"SELECT bucket, {calls} FROM {source} WHERE {terms} AND {chosen} GROUP BY bucket HAVING {calls} > 0"
-        return self.session.query(sql, (*parameters, *values), self, self._agents).fetchall()
+            _merge(self._member, _cell_of(before), _content_of(before, -1))
+        _merge(self._member, _cell_of(after), _content_of(after, 1))
 
     def purge_hours(self, before: int, limit: int) -> int:
         """Remove at most `limit` rows of each table of hours before this hour; return the most that went of one."""
         gone = 0
-        for name, key in (("usage_hours", FINE), ("usage_wide_hours", WIDE)):
-            columns = ", ".join(key)
+        hours = [(family, kind) for family in FAMILIES for kind in family.kinds if kind.level == "hours"]
+        for family, kind in hours:
+            name, columns = family.name("hours", is_fine=kind.is_fine), ", ".join(family.key(is_fine=kind.is_fine))
             old = f"SELECT {columns} FROM {name} WHERE bucket < ? LIMIT ?"
             sql = f"DELETE FROM {name} WHERE ({columns}) IN ({old})"
             gone = max(gone, self.session.execute(sql, (before, limit)))
@@ -153,8 +128,8 @@ class Rollups:
         if not self._batch:
             self._batch, self._member = self._member, self._batch
             return
-        for cell, numbers in self._member.items():
-            _merge(self._batch, cell, numbers)
+        for cell, content in self._member.items():
+            _merge(self._batch, cell, content)
         self._member.clear()
 
     def drop(self) -> None:
@@ -165,22 +140,29 @@ class Rollups:
         """Write the batch's differences."""
         if not self._batch:
             return
-        fine_days: dict[Any, list[int]] = {}
-        wide_hours: dict[Any, list[int]] = {}
-        wide_days: dict[Any, list[int]] = {}
-        for cell, numbers in self._batch.items():
+        days: dict[Any, _Content] = {}
+        wide_hours: dict[Any, _Content] = {}
+        wide_days: dict[Any, _Content] = {}
+        for cell, content in self._batch.items():
             day = cell.bucket // HOURS_PER_DAY
-            _merge(fine_days, (day, *cell[1:]), numbers.copy())
-            _merge(wide_hours, (cell.bucket, *cell[3:]), numbers.copy())
-            _merge(wide_days, (day, *cell[3:]), numbers.copy())
-        for sql, cells in (
-            (_HOURS, self._batch),
-            (_DAYS, fine_days),
-            (_WIDE_HOURS, wide_hours),
-            (_WIDE_DAYS, wide_days),
-        ):
-            self.session.connection.executemany(sql, [(*key, *numbers) for key, numbers in cells.items()])
+            _merge_copy(days, (day, *cell[1:]), content)
+            _merge_copy(wide_hours, (cell.bucket, *cell[3:]), content)
+        for (hour, *rest), content in wide_hours.items():
+            _merge_copy(wide_days, (hour // HOURS_PER_DAY, *rest), content)
+        self._write(_HOURS, self._batch)
+        self._write(_DAYS, days)
+        self._write(_WIDE_HOURS, wide_hours)
+        self._write(_WIDE_DAYS, wide_days)
         self._batch.clear()
+
+    def _write(self, sql: _Statements, cells: dict[Any, _Content]) -> None:
+        write = self.session.connection.executemany
+        write(sql.sums, [(*key, *content.numbers) for key, content in cells.items()])
+        if sql.bands is not None:
+            write(sql.bands, [row for key, content in cells.items() for row in _bands_of(sql.in_bands(key), content)])
+        failed = [(key, each) for key, content in cells.items() for each in content.errors.items()]
+        if failed:
+            write(sql.errors, [(*key, code, *numbers) for key, (code, numbers) in failed])
 
     def forget(self) -> None:
         """Forget everything."""
@@ -191,34 +173,64 @@ class Rollups:
         """Nothing is remembered."""
 
 
-def _merge(cells: dict[Any, list[int]], cell: tuple[Any, ...], numbers: list[int]) -> None:
-    """Add numbers to a cell. The first ones become it and are added to later, so they must be nobody else's."""
+def _cell_of(record: UsageRecord) -> _Cell:
+    return _Cell(
+        hour_of(record.occurred_at), record.agent_id, record.owner_id, record.project_id,
+        record.provider, record.provider_id or "", record.model,
+    )  # fmt: skip
+
+
+def _content_of(record: UsageRecord, sign: int) -> _Content:
+    """Return what a record counts; extremes only widen, so they are the same whether it comes or goes."""
+    is_completed = record.outcome == "completed"
+    cost, duration, at = record.cost_micros, record.duration_ms, record.occurred_at
+    numbers = [
+        sign * is_completed,
+        sign * (not is_completed),
+        sign * record.input_tokens,
+        sign * record.output_tokens,
+        sign * record.unsplit_tokens,
+        sign * cost,
+        0 if duration is None else sign,
+        sign * (duration or 0),
+        0 if is_completed else sign * cost,
+        at,
+        cost if is_completed else 0,
+        cost if is_completed else NO_COST,
+    ]
+    steps: dict[tuple[Measure, int], int] = {("cost", step_of(cost)): sign} if is_completed else {}
+    if duration is not None:
+        steps["duration", step_of(duration)] = sign
+    return _Content(numbers, steps, {} if is_completed else {record.error_code or UNNAMED_ERROR: (sign, at)})
+
+
+def _bands_of(key: tuple[Any, ...], content: _Content) -> Iterator[tuple[Any, ...]]:
+    """Yield the rows of the bands that a cell has steps in."""
+    bands: dict[tuple[Measure, int], list[int]] = {}
+    for (measure, step), calls in content.steps.items():
+        band, place = divmod(step, STEPS_PER_BAND)
+        counts = bands.get((measure, band))
+        if counts is None:
+            counts = bands[measure, band] = [0] * (1 + STEPS_PER_BAND)
+        counts[0] += calls
+        counts[1 + place] = calls
+    for of, counts in bands.items():
+        if any(counts):
+            yield (*key, *of, *counts)
+
+
+def _merge(cells: dict[Any, _Content], cell: tuple[Any, ...], content: _Content) -> None:
+    """Add to a cell. The first content becomes it and is added to later, so it must be nobody else's."""
     known = cells.get(cell)
     if known is None:
-        cells[cell] = numbers
-        return
-    for place in range(len(_ADDED)):
-        known[place] += numbers[place]
-    known[-1] = max(known[-1], numbers[-1])
+        cells[cell] = content
+    else:
+        known.add(content)
 
 
-def _source(which: UsageFilter, name: str, *, is_fine: bool = False) -> tuple[str, str, tuple[object, ...]]:
-    """Return the table that answers a filter, and all terms of it but time: (its name, WHERE, what it binds)."""
-    is_scoped = which.agent_id is not None or which.owner_id is not None
-    terms, parameters = conjunction(usage_terms(which))
-    if is_fine and not is_scoped and name == "days":
-        terms += " AND agent_id IN (SELECT id FROM agents)"  # so that each agent's days are looked up, not all read
-    return f"usage_{name}" if is_fine or is_scoped else f"usage_wide_{name}", terms, parameters
-
-
-def _spans(since: Instant | None, until: Instant | None) -> list[tuple[str, str, tuple[object, ...]]]:
-    """Return which rows of which rollups make up a range: (hours or days, WHERE, what it binds)."""
-    cut = cut_at_midnight(since, until)
-    spans = [] if cut.days is None else [("days", *cut.days.chosen())]
-    return spans + [_hours(*end) for end in cut.ends]
-
-
-def _hours(since: Instant, until: Instant) -> tuple[str, str, tuple[object, ...]]:
-    # A list of hours, not a range: so each is looked up together with the agent behind it in the key.
-    hours = range(since // MS_PER_HOUR, -(-until // MS_PER_HOUR))
-    return "hours", "bucket IN (SELECT value FROM json_each(?))", (json.dumps(list(hours)),)
+def _merge_copy(cells: dict[Any, _Content], cell: tuple[Any, ...], content: _Content) -> None:
+    known = cells.get(cell)
+    if known is None:
+        cells[cell] = _Content(content.numbers.copy(), content.steps.copy(), content.errors.copy())
+    else:
+        known.add(content)

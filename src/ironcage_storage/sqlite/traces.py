@@ -12,7 +12,7 @@ from ironcage_core.domain.instants import MS_PER_DAY, Instant
 from ironcage_core.domain.usage import UsageRecord
 from ironcage_core.ports.lists import Page, Paging, TraceFilter, UsageFilter
 from ironcage_storage.sqlite.days import cut_at_midnight
-from ironcage_storage.sqlite.rollups import OF_OWNER, Rollups, usage_terms
+from ironcage_storage.sqlite.rollup_reads import OF_OWNER, RollupReads, usage_terms
 from ironcage_storage.sqlite.rows import Table, conjunction
 from ironcage_storage.sqlite.session import Pending
 
@@ -32,7 +32,7 @@ class _Stretch(NamedTuple):
 class Traces:
     """What pages are read from: the records, their rollups, and the agents whose owners decide who sees what."""
 
-    def __init__(self, records: Table[UsageRecord], rollups: Rollups, agents: Pending) -> None:
+    def __init__(self, records: Table[UsageRecord], rollups: RollupReads, agents: Pending) -> None:
         self._records = records
         self._rollups = rollups
         self._agents = agents
@@ -54,6 +54,20 @@ class Traces:
             skipped = max(0, skipped - stretch.calls)
         return Page(rows, sum(stretch.calls for stretch in stretches))
 
+    def before(self, which: TraceFilter, record: UsageRecord, limit: int, *, horizon: Instant) -> list[UsageRecord]:
+        """Return at most `limit` records that stand behind one in the list of the latest first."""
+        since, until = max(horizon, which.since or 0), record.occurred_at + 1
+        which = replace(which, since=since, until=until if which.until is None else min(which.until, until))
+        rows: list[UsageRecord] = []
+        for stretch in sorted(self._stretches(which), reverse=True):
+            if len(rows) == limit:
+                break
+            chosen, parameters = _chosen(_within(which, stretch))
+            where = f"{chosen} AND (occurred_at, id) < (?, ?) ORDER BY {_NEWEST} LIMIT ?"
+            bound = (*parameters, record.occurred_at, record.id, limit - len(rows))
+            rows += self._records.rows(where, bound, self._agents)
+        return rows
+
     def first_at(self, which: UsageFilter, day: Instant) -> Instant:
         """Return when the first call of a day was, or where the day starts, if there is none."""
         of_day = {"occurred_at >= ?": day, "occurred_at < ?": day + MS_PER_DAY}
@@ -73,7 +87,9 @@ class Traces:
     def _stretches(self, which: TraceFilter) -> Iterator[_Stretch]:
         cut = cut_at_midnight(which.since, which.until)
         if cut.days is not None:
-            usage = UsageFilter(which.agent_id, which.owner_id, which.project_id, which.provider, model=which.model)
+            usage = UsageFilter(
+                which.agent_id, which.owner_id, which.project_id, which.provider, which.provider_id, which.model
+            )
             for day, count in self._rollups.calls_by_day(usage, cut.days, which.outcome):
                 yield _Stretch(day * MS_PER_DAY, (day + 1) * MS_PER_DAY, count)
         for since, until in cut.ends:
@@ -103,6 +119,7 @@ def _chosen(which: TraceFilter) -> tuple[str, tuple[object, ...]]:
             OF_OWNER: which.owner_id,
             "project_id = ?": which.project_id,
             "provider = ?": which.provider,
+            "provider_id = ?": which.provider_id,
             "model = ?": which.model,
             "outcome = ?": which.outcome,
             "call_key = ?": which.call_key,

@@ -1,0 +1,231 @@
+"""Reads of the rollups: a range of time takes whole days from the days and what is left at its ends from the hours.
+
+Who asks of an agent or an owner is answered from the tables by agent, everybody else from those without.
+"""
+
+import json
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
+from typing import Any, Final, NamedTuple
+
+from ironcage_core.domain.histograms import STEPS_PER_BAND, Measure
+from ironcage_core.domain.instants import MS_PER_DAY, MS_PER_HOUR, Instant
+from ironcage_core.domain.usage import UsageSums
+from ironcage_core.ports.lists import UsageBucket, UsageDimension, UsageFilter
+from ironcage_core.ports.totals import ErrorSums, UsageCell
+from ironcage_storage.sqlite.days import Cut, Days, cut_at_midnight
+from ironcage_storage.sqlite.rollup_tables import BANDS, ERRORS, NO_COST, STEPS, SUMS, Family, Level
+from ironcage_storage.sqlite.rollups import Rollups
+from ironcage_storage.sqlite.rows import conjunction
+from ironcage_storage.sqlite.session import Pending, Session
+
+OF_OWNER: Final = "agent_id IN (SELECT id FROM agents WHERE owner_id = ?)"
+_OF_CELL: Final = ("agent_id", "project_id", "provider", "provider_id", "model")
+
+# An emptied cell must not tell when its last call was.
+_HAS_CALLS: Final = {SUMS: "completed + failed > 0", BANDS: "calls > 0", ERRORS: "calls > 0"}
+
+
+def usage_terms(which: UsageFilter) -> dict[str, object]:
+    """Return what a filter asks of a row of usage but for its time; records and rollups name their columns alike."""
+    return {
+        "agent_id = ?": which.agent_id,
+        OF_OWNER: which.owner_id,
+        "project_id = ?": which.project_id,
+        "provider = ?": which.provider,
+        "provider_id = ?": which.provider_id,
+        "model = ?": which.model,
+    }
+
+
+def record_terms(which: UsageFilter) -> dict[str, object]:
+    """Return what a filter asks of a record but for its time; one of no provider key has none, not an empty one."""
+    terms = usage_terms(replace(which, provider_id=None))
+    return terms | {"coalesce(provider_id, '') = ?": which.provider_id}
+
+
+class _Rows(NamedTuple):
+    """Which rows of a table are meant: its name, a WHERE, and what that binds."""
+
+    table: str
+    where: str
+    bound: tuple[object, ...]
+
+
+class _Histogram(NamedTuple):
+    """Where the histogram of a filter is: in rows of these days and hours, and in records between these instants."""
+
+    which: UsageFilter
+    spans: Sequence[tuple[Level, str, tuple[object, ...]]]
+    ends: Sequence[tuple[Instant, Instant]]
+
+    def rows(self, more: Mapping[str, object]) -> list[_Rows]:
+        """Return the rows of these days and hours that are meant, with more terms."""
+        return [_at(_source(BANDS, level, self.which, more), time, bound) for level, time, bound in self.spans]
+
+
+class RollupReads:
+    """What is read from the rollups, which `written` may have to write before, and from the agents they are of."""
+
+    def __init__(self, session: Session, written: Rollups, agents: Pending) -> None:
+        self._session = session
+        self._reads = (written, agents)
+
+    def sums(self, which: UsageFilter, by: Sequence[UsageDimension] = ()) -> Mapping[tuple[str, ...], UsageSums]:
+        """Return sums by the values of `by`; a group without any call is left out."""
+        rows = self._grouped(SUMS, _in_range(SUMS, which, is_fine="agent_id" in by), by, SUMS.numbers)
+        return {tuple(row[: len(by)]): _sums_of(row[len(by) :]) for row in rows}
+
+    def series(
+        self, which: UsageFilter, bucket: UsageBucket, by: Sequence[UsageDimension] = ()
+    ) -> Mapping[tuple[Instant, tuple[str, ...]], UsageSums]:
+        """Return sums by where their bucket starts, and by the values of `by`."""
+        chosen = _in_buckets(which, bucket, is_fine="agent_id" in by)
+        rows = self._grouped(SUMS, chosen, ("bucket", *by), SUMS.numbers)
+        width, length = 1 + len(by), _LENGTH[bucket]
+        return {(row[0] * length, tuple(row[1:width])): _sums_of(row[width:]) for row in rows}
+
+    def cells(self, which: UsageFilter, bucket: UsageBucket, limit: int) -> Sequence[tuple[UsageCell, UsageSums]]:
+        """Return the finest sums by hour or day, whoever owned the agent, in the order of their fields."""
+        chosen = _in_buckets(which, bucket, is_fine=True)
+        key = ("bucket", *_OF_CELL)
+        rows = self._grouped(SUMS, chosen, key, SUMS.numbers, f"ORDER BY {', '.join(key)} LIMIT {int(limit)}")
+        width, length = len(key), _LENGTH[bucket]
+        return [(UsageCell(row[0] * length, *row[1:width]), _sums_of(row[width:])) for row in rows]
+
+    def bands(self, which: UsageFilter, of: Measure, records_since: Instant) -> Mapping[int, int]:
+        """Return how many calls lie in each band of the histogram of a measure; empty bands are left out.
+
+        Hours of agents are counted from the records; where these are gone, before `records_since`, the whole day
+        stands for them.
+        """
+        ranges = _histogram_of(which, records_since)
+        bands = Counter(dict(self._grouped(BANDS, ranges.rows({"measure = ?": of}), ("band",), ("calls",))))
+        for step, calls in self._steps_of_records(which, of, ranges.ends):
+            bands[step // STEPS_PER_BAND] += calls
+        return bands
+
+    def steps(self, which: UsageFilter, of: Measure, band: int, records_since: Instant) -> Sequence[int]:
+        """Return how many calls lie in each step of one band."""
+        ranges = _histogram_of(which, records_since)
+        rows = self._grouped(BANDS, ranges.rows({"measure = ?": of, "band = ?": band}), (), STEPS)
+        counts = list(rows[0]) if rows else [0] * STEPS_PER_BAND
+        for step, calls in self._steps_of_records(which, of, ranges.ends):
+            if step // STEPS_PER_BAND == band:
+                counts[step % STEPS_PER_BAND] += calls
+        return counts
+
+    def _steps_of_records(
+        self, which: UsageFilter, of: Measure, ends: Sequence[tuple[Instant, Instant]]
+    ) -> Iterator[tuple[int, int]]:
+        measured = {"cost": "cost_micros", "duration": "duration_ms"}[of]
+        counts = "outcome = 'completed'" if of == "cost" else "duration_ms IS NOT NULL"
+        for since, until in ends:
+            told = record_terms(which) | {"occurred_at >= ?": since, "occurred_at < ?": until}
+            terms, bound = conjunction(told)
+            sql = f"""SELECT step_of({measured}), count(*) FROM usage_records INDEXED BY usage_agent_time
+                WHERE {terms} AND {counts} GROUP BY 1"""
+            yield from self._session.query(sql, bound, *self._reads)
+
+    def errors(self, which: UsageFilter) -> Mapping[tuple[str, str], ErrorSums]:
+        """Return the failed calls by (error code, provider)."""
+        rows = self._grouped(ERRORS, _in_range(ERRORS, which), ("error_code", "provider"), ERRORS.numbers)
+        return {(code, provider): ErrorSums(calls, last_at) for code, provider, calls, last_at in rows}
+
+    def _grouped(
+        self, family: Family, chosen: Sequence[_Rows], by: Sequence[str], numbers: tuple[str, ...], order: str = ""
+    ) -> list[tuple[Any, ...]]:
+        """Return one of each number for each group; a group without any call is left out."""
+        if not chosen:
+            return []
+        columns, keys = ", ".join((*by, *numbers)), "".join(f"{column}, " for column in by)
+        rows = " UNION ALL ".join(
+            f"SELECT {columns} FROM {each.table} WHERE {each.where} AND {_HAS_CALLS[family]}" for each in chosen
+        )
+        grouped = f"GROUP BY {', '.join(by)}" if by else ""
+        sql = f"SELECT {keys}{family.merged(numbers)} FROM ({rows}) {grouped} HAVING count(*) > 0 {order}"
+        bound = [value for each in chosen for value in each.bound]
+        return self._session.query(sql, bound, *self._reads).fetchall()
+
+    def first_day(self, which: UsageFilter) -> int | None:
+        """Return the first UTC day with a call, counted from the epoch, whatever the filter says of time."""
+        table, where, bound = _source(SUMS, "days", which)
+        sql = f"SELECT bucket FROM {table} WHERE {where} AND completed + failed > 0 ORDER BY bucket LIMIT 1"
+        found = self._session.query(sql, bound, *self._reads).fetchone()
+        return None if found is None else int(found[0])
+
+    def calls_by_day(self, which: UsageFilter, days: Days, outcome: str | None) -> list[tuple[int, int]]:
+        """Return the days with calls of an outcome, or of either, and how many; the filter's own time is not read."""
+        table, where, bound = _source(SUMS, "days", which)
+        chosen, values = days.chosen()
+        calls = "sum(completed + failed)" if outcome is None else f"sum({outcome})"
+        sql = f"SELECT bucket, {calls} FROM {table} WHERE {where} AND {chosen} GROUP BY bucket HAVING {calls} > 0"
+        return self._session.query(sql, (*bound, *values), *self._reads).fetchall()
+
+
+_LEVEL: Final[Mapping[UsageBucket, Level]] = {"hour": "hours", "day": "days"}
+_LENGTH: Final[Mapping[UsageBucket, int]] = {"hour": MS_PER_HOUR, "day": MS_PER_DAY}
+
+
+def _sums_of(numbers: Sequence[int]) -> UsageSums:
+    """Return sums as they are shown: without extremes where nothing was completed."""
+    sums = UsageSums._make(numbers)
+    if sums.completed and sums.min_cost_micros != NO_COST:
+        return sums
+    return sums._replace(max_cost_micros=0, min_cost_micros=0)
+
+
+def _source(
+    family: Family, level: Level, which: UsageFilter, more: Mapping[str, object] | None = None, *, is_fine: bool = False
+) -> _Rows:
+    """Return the table that answers a filter, and all terms of it but time."""
+    is_scoped = which.agent_id is not None or which.owner_id is not None
+    terms, parameters = conjunction(usage_terms(which) | dict(more or {}))
+    if is_fine and not is_scoped and level == "days":
+        terms += " AND agent_id IN (SELECT id FROM agents)"  # so that each agent's days are looked up, not all read
+    return _Rows(family.name(level, is_fine=is_fine or is_scoped), terms, parameters)
+
+
+def _histogram_of(which: UsageFilter, records_since: Instant) -> _Histogram:
+    is_scoped = which.agent_id is not None or which.owner_id is not None
+    cut = cut_at_midnight(which.since, which.until)
+    if not is_scoped:
+        return _Histogram(which, _spans(cut), ())
+    gone = [Days(since // MS_PER_DAY, since // MS_PER_DAY + 1) for since, _ in cut.ends if since < records_since]
+    days = [each for each in (cut.days, *gone) if each is not None]
+    kept = [end for end in cut.ends if end[0] >= records_since]
+    return _Histogram(which, [("days", *each.chosen()) for each in days], kept)
+
+
+def _in_range(family: Family, which: UsageFilter, *, is_fine: bool = False) -> list[_Rows]:
+    """Return which rows of a family make up the filter's range of time."""
+    spans = _spans(cut_at_midnight(which.since, which.until))
+    return [_at(_source(family, level, which, is_fine=is_fine), time, bound) for level, time, bound in spans]
+
+
+def _spans(cut: Cut) -> list[tuple[Level, str, tuple[object, ...]]]:
+    """Return which days and hours make up a range: their level, a WHERE, and what it binds."""
+    days: list[tuple[Level, str, tuple[object, ...]]] = [] if cut.days is None else [("days", *cut.days.chosen())]
+    return [*days, *(("hours", *_hours(*end)) for end in cut.ends)]
+
+
+def _in_buckets(which: UsageFilter, bucket: UsageBucket, *, is_fine: bool) -> list[_Rows]:
+    """Return which rows of one level make up the filter's range of time, which is in whole buckets."""
+    source = _source(SUMS, _LEVEL[bucket], which, is_fine=is_fine)
+    since, until = which.since, which.until
+    if bucket == "hour" and since is not None and until is not None:
+        return [_at(source, *_hours(since, until))]
+    length = _LENGTH[bucket]
+    buckets = Days(None if since is None else since // length, None if until is None else until // length)
+    return [_at(source, *buckets.chosen())]
+
+
+def _at(rows: _Rows, time: str, bound: tuple[object, ...]) -> _Rows:
+    return _Rows(rows.table, f"{rows.where} AND {time}", (*rows.bound, *bound))
+
+
+def _hours(since: Instant, until: Instant) -> tuple[str, tuple[object, ...]]:
+    # A list of hours, not a range: so each is looked up together with the agent behind it in the key.
+    hours = range(since // MS_PER_HOUR, -(-until // MS_PER_HOUR))
+    return "bucket IN (SELECT value FROM json_each(?))", (json.dumps(list(hours)),)
