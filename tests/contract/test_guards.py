@@ -66,13 +66,18 @@ REFUSED = {
     "negative spend of a bank": "UPDATE bank_months SET spent = -1",
     "a terminal lease that holds money": "UPDATE leases SET status = 'closed', due_at = NULL",
     "a lease that gave more than it had": "UPDATE leases SET spent = granted + 1",
+    "less than nothing pending on a lease": "UPDATE leases SET pending = -1",
+    "something pending on a lease that is over": "UPDATE leases SET status = 'closed', returned = granted, "
+    "due_at = NULL, pending = 1",
+    "less than nothing pending of an agent": "UPDATE agent_budgets SET pending = -1",
+    "more pending than can be stored": "UPDATE agent_budgets SET pending = 4611686018427387905",
     "an open lease that is never due": "UPDATE leases SET due_at = NULL",
     "an unknown status": "UPDATE leases SET status = 'lost'",
     "a second record of a call": "INSERT INTO usage_records SELECT 'other', agent_id, owner_id, project_id, call_key, "
     "event_id, request_id, lease_id, occurred_at, received_at, outcome, model, provider, provider_id, input_tokens, "
     "output_tokens, unsplit_tokens, cost_micros, cost_source, event_cost_micros, report_cost_micros, "
-    "expected_cost_micros, overspent_micros, duration_ms, endpoint, response_status, error_code, error_message "
-    "FROM usage_records",
+    "expected_cost_micros, overspent_micros, duration_ms, endpoint, response_status, error_code, error_message, "
+    "report_tokens FROM usage_records",
     "a second audit row behind the same one": "INSERT INTO audit_log SELECT seq + 1, 'aud_other', timestamp, chain, "
     "operation, outcome, category, resource_type, resource_id, actor_type, actor_id, user_role, token_id, ip_address, "
     "user_agent, request_id, changes, reason, metadata, prev_hash, hash FROM audit_log",
@@ -104,6 +109,8 @@ ONE_PUT = {
         "bank", "proj_master_001", "2025-11", spent=0, held=-2
     ),
     "a terminal lease that holds money": lambda uow: uow.leases.put(LEASE._replace(status="closed", due_at=None)),
+    "less than nothing pending": lambda uow: uow.leases.put(LEASE._replace(pending=-1)),
+    "something pending on a lease that is over": lambda uow: uow.leases.put(closed(LEASE)._replace(pending=1)),
     "a second active token": lambda uow: uow.ic_tokens.put(token_row("agent")),
     "a taken username": lambda uow: uow.users.put(user_row("ANN")),
     "a taken email": lambda uow: uow.users.put(user_row("bob", email="ANN@test")),

@@ -121,7 +121,8 @@ def test_a_kept_call_says_what_was_booked_for_it(usage: SqliteStore) -> None:
 
     found = usage.read(lambda uow: (uow.usage.find(AGENT, "o"), uow.usage.find_kept(AGENT, "o")))
 
-    assert found == (None, KeptCall(AGENT, "o", "evt_1", "lease_1", "m", "anthropic", 12, 9, 8, 7))
+    booked = ("m", "anthropic", 12, 9, 8, 7)
+    assert found == (None, KeptCall(AGENT, "o", "evt_1", "lease_1", *booked, "o", "completed", TODAY - 1, 12))
 
 
 def test_kept_calls_are_expected_together_with_records(usage: SqliteStore) -> None:

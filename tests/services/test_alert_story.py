@@ -6,13 +6,16 @@ from typing import Any, NamedTuple
 
 import pytest
 
-from ironcage_core.domain.alerts import DEFAULT_LEVELS, crossed, level_of, severity_of
+from ironcage_core.domain.alerts import DEFAULT_LEVELS, crossed, level_of, lowered, severity_of
 from ironcage_core.domain.instants import MS_PER_DAY
 from ironcage_core.ports.storage import UnitOfWork
 from ironcage_core.services.accounts import add_user
 from ironcage_core.services.allocations import set_allocation
+from ironcage_core.services.expiry import sweep
+from ironcage_core.services.leasing import revoke_leases
 from ironcage_core.services.usage_limits import create_limit, delete_limit
 from ironcage_storage.sqlite.store import SqliteStore
+from tests.support.pending import tell_of_call
 from tests.support.stores import in_one_commit, raising
 from tests.support.world import ADMIN, USD, SetClock, TestAgent, World, usage
 
@@ -288,6 +291,185 @@ def test_levels_are_of_one_agent_alone(world: World) -> None:
     spend(second, 49 * USD)
 
     assert alerts(world) == []
+
+
+# --- what is pending --------------------------------------------------------
+
+
+def test_a_call_that_only_an_event_tells_of_counts(world: World) -> None:
+    """Beside what is booked; the alert names both."""
+    agent = world.agent()
+    lease = agent.handshake(40 * USD).lease.id
+    agent.report(lease, "r1", 30 * USD)
+    tell_of_call(agent, lease, "c1", 19_999_999)
+    assert alerts(world) == []
+
+    tell_of_call(agent, lease, "c2", 62 * USD + 1)
+
+    event = world.store.read(lambda uow: list(uow.feed.after(0, 99)))[-1]
+    assert (event.type, event.agent_id, event.severity) == ("COST_ALERT", agent.id, "critical")
+    assert event.data == {
+        "scope": "agent",
+        "threshold": 100,
+        "crossed": [50, 80, 90, 100],
+        "percentage": 112,
+        "budget_spent_micros": 30 * USD,
+        "budget_limit_micros": 100 * USD,
+        "budget_remaining_micros": 70 * USD,
+        "pending_spend_micros": 82 * USD,
+    }
+
+
+@pytest.mark.parametrize(("cost", "told"), [(60 * USD, []), (55 * USD, []), (85 * USD, [(80, [80])])])
+def test_the_report_of_a_told_call_tells_only_what_is_more(
+    world: World, cost: int, told: list[tuple[int, list[int]]]
+) -> None:
+    """The same money crosses no level twice."""
+    agent = world.agent()
+    lease = agent.handshake(90 * USD).lease.id
+    tell_of_call(agent, lease, "c1", 60 * USD)
+    assert [each.threshold for each in alerts(world)] == [50]
+
+    agent.report(lease, "c1", cost)
+
+    assert [(each.threshold, each.crossed) for each in alerts(world)] == told
+
+
+def test_a_report_of_less_than_was_told_re_arms_the_level(world: World) -> None:
+    """In silence."""
+    agent = world.agent()
+    lease = agent.handshake(90 * USD).lease.id
+    tell_of_call(agent, lease, "c1", 60 * USD)
+    agent.report(lease, "c1", 40 * USD)
+    assert [each.threshold for each in alerts(world)] == [50]
+
+    agent.report(lease, "r1", 10 * USD)
+
+    assert alerts(world) == [Alert("agent", 50, [50], 50, "info")]
+
+
+def test_a_return_that_books_what_was_pending_tells_nothing(world: World) -> None:
+    """Neither does the late report of the same call."""
+    agent = world.agent()
+    lease = agent.handshake(90 * USD).lease.id
+    tell_of_call(agent, lease, "c1", 60 * USD)
+    alerts(world)
+
+    agent.return_lease(lease, 60 * USD)
+    assert (agent.balance().spent, alerts(world)) == (60 * USD, [])
+
+    agent.report(lease, "c1", 60 * USD)
+    assert alerts(world) == []
+
+
+def test_a_return_that_books_more_than_was_pending_tells_the_rest(world: World) -> None:
+    """Only levels that were not told."""
+    agent = world.agent()
+    lease = agent.handshake(95 * USD).lease.id
+    tell_of_call(agent, lease, "c1", 60 * USD)
+    alerts(world)
+
+    agent.return_lease(lease, 92 * USD)
+
+    assert alerts(world) == [Alert("agent", 90, [80, 90], 92, "warning")]
+
+
+@pytest.mark.parametrize("end", ["return", "return of less", "time", "revocation"])
+def test_a_level_that_was_only_pending_is_told_again_behind_the_end_of_its_lease(world: World, end: str) -> None:
+    """It falls in silence with what was pending."""
+    agent = world.agent()
+    lease, other = agent.handshake(10 * USD).lease.id, agent.handshake(10 * USD, ttl_s=3600).lease.id
+    tell_of_call(agent, lease, "c1", 60 * USD)
+    alerts(world)
+
+    if end == "time":
+        world.clock.pass_s(1800)
+        agent.report(other, "alive", 1)
+        world.clock.pass_s(1860)
+        world.store.write(sweep)
+    elif end == "revocation":
+        world.store.write(lambda uow: revoke_leases(uow, [lease], reason="manual", actor=ADMIN))
+    else:
+        agent.return_lease(lease, None if end == "return" else 49 * USD)
+    assert (alerts(world), agent.balance().pending) == ([], 0)
+
+    tell_of_call(agent, other, "c2", 51 * USD)
+    assert [(each.threshold, each.crossed) for each in alerts(world)] in ([(50, [50])], [(100, [50, 80, 90, 100])])
+
+
+def test_behind_the_end_of_a_lease_only_levels_that_are_no_longer_reached_are_told_again(world: World) -> None:
+    """What is booked, and pending on other leases, still holds the others."""
+    agent = world.agent()
+    one, other = agent.handshake(10 * USD).lease.id, agent.handshake(10 * USD).lease.id
+    agent.report(other, "r1", 30 * USD)
+    tell_of_call(agent, other, "c1", 25 * USD)
+    tell_of_call(agent, one, "c2", 40 * USD)
+    assert [each.crossed for each in alerts(world)] == [[50], [80, 90]]
+
+    agent.return_lease(one)
+    tell_of_call(agent, other, "c3", 24 * USD)
+    assert alerts(world) == []
+
+    tell_of_call(agent, other, "c4", 1 * USD)
+    assert alerts(world) == [Alert("agent", 80, [80], 80, "warning")]
+
+
+def test_a_refresh_re_arms_nothing(world: World) -> None:
+    """What is pending stays, on another lease."""
+    agent = world.agent()
+    lease = agent.handshake(10 * USD).lease.id
+    tell_of_call(agent, lease, "c1", 60 * USD)
+    agent.refresh(lease, USD)
+    tell_of_call(agent, lease, "c2", USD)
+
+    assert [each.threshold for each in alerts(world)] == [50]
+
+
+def test_a_smaller_budget_counts_what_is_pending(world: World) -> None:
+    """Down to a cent, of which it is too much, and stays so when less is pending."""
+    agent = world.agent()
+    lease, other = agent.handshake(10 * USD).lease.id, agent.handshake(10 * USD).lease.id
+    tell_of_call(agent, lease, "c1", 20 * USD)
+    tell_of_call(agent, other, "c2", 20 * USD)
+
+    allocate(world, agent, 50 * USD, force=True)
+    assert alerts(world) == [Alert("agent", 80, [50, 80], 80, "warning")]
+
+    allocate(world, agent, USD // 100, force=True)
+    agent.return_lease(other)
+    tell_of_call(agent, lease, "c3", 1)
+    assert alerts(world) == [Alert("agent", 100, [90, 100], 400_000, "critical")]
+
+    agent.return_lease(lease)
+    assert (alerts(world), agent.balance().alert_level) == ([], 0)
+
+
+def test_a_month_counts_only_what_is_booked(world: World) -> None:
+    """Its own levels are told when the report has come."""
+    agent = world.agent(1000 * USD)
+    world.cap(100 * USD)
+    lease = agent.handshake(90 * USD).lease.id
+    tell_of_call(agent, lease, "c1", 60 * USD)
+    tell_of_call(agent, lease, "c2", 30 * USD)
+    assert alerts(world) == []
+
+    agent.report(lease, "c1", 60 * USD)
+
+    event = world.store.read(lambda uow: list(uow.feed.after(0, 99)))[-1]
+    assert alerts(world) == [Alert("user_month", 50, [50], 60, "info")]
+    assert event.data["pending_spend_micros"] == 0
+
+
+@pytest.mark.parametrize(
+    ("level", "used", "limit", "left"),
+    [
+        (50, 60, 100, 50), (50, 50, 100, 50), (50, 49, 100, 49), (100, 200, 100, 100), (90, 899, 1000, 89),
+        (50, 0, 100, 0), (0, 60, 100, 0), (100, 1, 0, 100), (100, 0, 0, 0),
+    ],
+)  # fmt: skip
+def test_a_told_level_falls_to_the_share_that_is_used(level: int, used: int, limit: int, left: int) -> None:
+    """So that the levels above it, whichever there are, can be told again, and none below."""
+    assert lowered(level, used, limit) == left
 
 
 # --- of a month -------------------------------------------------------------

@@ -18,6 +18,7 @@ from ironcage_core.domain.leases import (
     kept_alive,
     moved,
     overdue,
+    pended,
     split_spend,
 )
 from ironcage_core.errors.faults import InvariantViolationError
@@ -50,6 +51,22 @@ def test_no_lease_ends_while_it_holds_money(event: LeaseEvent) -> None:
     """I2: terminal means held is 0."""
     with pytest.raises(InvariantViolationError):
         moved(FRESH, event, at=1, reason="manual")
+
+
+def test_only_the_end_of_a_lease_ends_what_is_pending() -> None:
+    """An expired one is open still."""
+    expired = moved(EMPTY._replace(pending=7), "time_up", at=4600)
+
+    assert (expired.pending, moved(expired, "grace_over", at=4660).pending) == (7, 0)
+
+
+def test_nothing_is_pending_on_a_lease_that_is_over() -> None:
+    """Nor does anything more become so than can be stored."""
+    assert pended(FRESH._replace(pending=7), -2) == FRESH._replace(pending=5)
+    with pytest.raises(InvariantViolationError):
+        pended(moved(EMPTY, "returned", at=1), 1)
+    with pytest.raises(InvariantViolationError):
+        pended(FRESH, 2**62 + 1)
 
 
 def test_the_end_of_the_time_is_inclusive_and_so_is_the_end_of_the_grace() -> None:

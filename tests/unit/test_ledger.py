@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ironcage_core.domain.ledger import EFFECTS, Balance, EntryKind, apply
+from ironcage_core.domain.ledger import EFFECTS, Balance, EntryKind, apply, pending_after, with_pending
 from ironcage_core.errors.faults import InvariantViolationError
 
 AMOUNTS = st.integers(1, 10**12)
@@ -24,6 +24,32 @@ def test_every_kind_keeps_the_equation(kind: EntryKind, amount: int) -> None:
 
     assert after.allocated == after.spent + after.held + after.remaining
     assert after.updated_at == 5
+
+
+@given(st.sampled_from(sorted(EFFECTS)), AMOUNTS)
+def test_no_entry_moves_what_is_pending(kind: EntryKind, amount: int) -> None:
+    """It is no money of the books, nor is the level that was told."""
+    before = of(10**13, held=10**13 // 2)._replace(pending=7, alert_level=50)
+
+    after = apply(before, kind, amount, at=5)
+
+    assert (after.pending, after.alert_level) == (7, 50)
+
+
+@pytest.mark.parametrize(
+    ("pending", "delta", "after"), [(0, 5, 5), (5, -2, 3), (5, -5, 0), (5, -6, 0), (2**62, 0, 2**62)]
+)
+def test_what_is_pending_stops_at_nothing(pending: int, delta: int, after: int) -> None:
+    """A count that is wrong already does not stand in the way of real money."""
+    changed = with_pending(of(100, 10, 20)._replace(pending=pending), delta)
+
+    assert changed == of(100, 10, 20)._replace(pending=after)
+
+
+def test_no_more_is_pending_than_can_be_stored() -> None:
+    """One more is a fault."""
+    with pytest.raises(InvariantViolationError):
+        pending_after(2**62, 1)
 
 
 @given(AMOUNTS)

@@ -29,6 +29,16 @@ def level_of(used: Micros, limit: Micros, levels: Sequence[int]) -> int:
     return highest
 
 
+def lowered(level: int, used: Micros, limit: Micros) -> int:
+    """Return what is left of a level that was told, now that less is used: all levels above it can be told again.
+
+    Which levels there are need not be known: the share itself stands for those it has reached.
+    """
+    if not limit:
+        return level if used else 0
+    return min(level, used * 100 // limit)
+
+
 def crossed(before: int, after: int, levels: Sequence[int]) -> list[int]:
     """Return the levels between two, the lower one excluded."""
     return [level for level in levels if before < level <= after]

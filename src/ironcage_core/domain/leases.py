@@ -13,7 +13,7 @@ from typing import Final, Literal, NamedTuple
 
 from ironcage_core.domain.alerts import DEFAULT_LEVELS
 from ironcage_core.domain.instants import MS_PER_S, Instant
-from ironcage_core.domain.ledger import EFFECTS, EntryKind
+from ironcage_core.domain.ledger import EFFECTS, EntryKind, pending_after
 from ironcage_core.domain.money import MICROS_PER_USD, Micros
 from ironcage_core.errors.faults import InvariantViolationError
 
@@ -80,7 +80,8 @@ class Lease(NamedTuple):
 
     `granted` = `spent` + `returned` + `reclaimed` + held. `rolled_over` is the part of `granted` that came from the
     predecessor. `unattributed` is spend that a return reconciled before its reports came, `discrepancy`
-    what that return found: server minus client. `due_at` is when to look at the lease again: never after the next
+    what that return found: server minus client. `pending` is what events tell of calls that no report has settled: only
+    an open lease has any, and it moves no money. `due_at` is when to look at the lease again: never after the next
     instant at which time alone changes it, and None once it is terminal. Signs of life leave it as it is, so that a
     report moves no index of the leases.
     """
@@ -115,6 +116,7 @@ class Lease(NamedTuple):
     due_at: Instant | None
     lives_until: Instant
     successor_id: str | None
+    pending: Micros = 0
 
     @property
     def held(self) -> Micros:
@@ -177,7 +179,18 @@ def moved(lease: Lease, event: LeaseEvent, *, at: Instant, reason: str | None = 
         return lease._replace(status=status, status_reason=why, expired_at=at, due_at=at + lease.grace)
     if lease.held:
         raise InvariantViolationError("a lease may not end while it holds money", lease_id=lease.id)
-    return lease._replace(status=status, status_reason=why, closed_at=at, due_at=None)
+    return lease._replace(status=status, status_reason=why, closed_at=at, due_at=None, pending=0)
+
+
+def pended(lease: Lease, delta: Micros) -> Lease:
+    """Return the lease after money became pending on it, or is pending no more; see `ledger.pending_after`.
+
+    Raises:
+        InvariantViolationError: The lease is over.
+    """
+    if not lease.is_open:
+        raise InvariantViolationError("nothing is pending on a lease that is over", lease_id=lease.id)
+    return lease._replace(pending=pending_after(lease.pending, delta))
 
 
 def overdue(lease: Lease, now: Instant) -> LeaseEvent | None:

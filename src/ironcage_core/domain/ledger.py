@@ -10,7 +10,8 @@ from types import MappingProxyType
 from typing import Final, Literal, NamedTuple
 
 from ironcage_core.domain.instants import Instant
-from ironcage_core.domain.money import MAX_MICROS, Micros, percent_of
+from ironcage_core.domain.money import MAX_MICROS, Micros
+from ironcage_core.domain.ratios import percent_of
 from ironcage_core.errors.faults import InvariantViolationError
 
 EntryKind = Literal["adjust", "grant", "spend", "overspend", "return", "reclaim"]
@@ -21,7 +22,8 @@ class Balance(NamedTuple):
     """The running numbers of one agent's budget, in micro-USD; a column each, in order.
 
     `overspent` is the part of `spent` that no lease had covered, `alert_level` the share of the allocation in percent
-    that was told of last.
+    that was told of last, `pending` what events tell of calls on open leases that no report has settled: no money that
+    the ledger knows.
     """
 
     agent_id: str
@@ -32,6 +34,7 @@ class Balance(NamedTuple):
     held: Micros
     updated_at: Instant
     alert_level: int = 0
+    pending: Micros = 0
 
     @property
     def remaining(self) -> Micros:
@@ -132,9 +135,26 @@ def apply(balance: Balance, kind: EntryKind, amount: Micros, *, at: Instant) -> 
         balance.held + effect.held * amount,
         at,
         balance.alert_level,
+        balance.pending,
     )
     if after.held < 0 or after.allocated < 0 or max(after.allocated, after.spent, after.held) > MAX_MICROS:
         raise InvariantViolationError(f"{kind} leaves an impossible balance", agent_id=balance.agent_id)
     if kind == "grant" and after.remaining < 0:
         raise InvariantViolationError("a grant may not exceed what remains", agent_id=balance.agent_id)
     return after
+
+
+def with_pending(balance: Balance, delta: Micros) -> Balance:
+    """Return the balance after money became pending, or is pending no more; the ledger's numbers stay."""
+    return balance._replace(pending=pending_after(balance.pending, delta))
+
+
+def pending_after(pending: Micros, delta: Micros) -> Micros:
+    """Return what is pending after a change: at least 0, for a wrong count may not stand in the way of real money.
+
+    Raises:
+        InvariantViolationError: It would be more than can be stored.
+    """
+    if pending + delta > MAX_MICROS:
+        raise InvariantViolationError("more is pending than can be stored")
+    return max(0, pending + delta)

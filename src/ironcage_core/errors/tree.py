@@ -45,9 +45,9 @@ class ValidationError(RefusalError):
 
     code = "VALIDATION_ERROR"
 
-    def __init__(self, fields: Mapping[str, str]) -> None:
+    def __init__(self, fields: Mapping[str, str], **details: object) -> None:
         name, problem = next(iter(fields.items()))
-        super().__init__(f"{name}: {problem}", fields=dict(fields))
+        super().__init__(f"{name}: {problem}", fields=dict(fields), **details)
         self.fields = dict(fields)
 
 

@@ -33,7 +33,7 @@ def stop_agent(uow: UnitOfWork, agent_id: str, *, reason: str | None = None, pri
     Args:
         uow: The open unit of work.
         agent_id: Which agent.
-        reason: For the audit log, at most 500 characters.
+        reason: For the audit log and for observers, at most 500 characters.
         principal: Its owner or an admin.
 
     Raises:
@@ -45,7 +45,7 @@ def stop_agent(uow: UnitOfWork, agent_id: str, *, reason: str | None = None, pri
     if problem := reason_problem(reason):
         raise ValidationError({"reason": problem})
     revoked = revoke_open_leases(uow, agent.id, reason="agent_stopped", actor=principal.actor)
-    moved = note_runtime_event(uow, agent, "stop")
+    moved = note_runtime_event(uow, agent, "stop", reason=reason)
     stopped = moved._replace(
         stop_hold=agent.stop_hold if moved.runtime_status == "failed" else 1,
         stopped_at=uow.now if agent.stopped_at is None else agent.stopped_at,

@@ -4,7 +4,9 @@ The levels that were told stay with the budget and with the month, so that a ret
 allocation lets them be told again. Source: contract budget.md 9, analytics.md 6.4.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from types import MappingProxyType
+from typing import NamedTuple
 
 from ironcage_core.domain.alerts import Scope, crossed, level_of, severity_of
 from ironcage_core.domain.instants import period_of
@@ -13,8 +15,24 @@ from ironcage_core.ports.storage import UnitOfWork
 from ironcage_core.services.posting import balance_of
 
 
+class Used(NamedTuple):
+    """How much of a limit is used, in micro-USD; `pending` is not in the books yet."""
+
+    spent: Micros
+    limit: Micros
+    pending: Micros = 0
+
+    @property
+    def total(self) -> Micros:
+        """What is held against the levels."""
+        return self.spent + self.pending
+
+
 def tell_levels(uow: UnitOfWork, agent_id: str, *, levels: Sequence[int], bank_user_ids: Iterable[str] = ()) -> None:
     """Publish the levels that money moved in this unit of work has reached; to be called once, after the last movement.
+
+    What is pending counts as spent against the agent's budget, so that its settling crosses nothing again. Of a month
+    only what was booked counts.
 
     Args:
         uow: The open unit of work.
@@ -23,9 +41,10 @@ def tell_levels(uow: UnitOfWork, agent_id: str, *, levels: Sequence[int], bank_u
         bank_user_ids: Whose months paid.
     """
     balance = balance_of(uow, agent_id)
-    level = level_of(balance.spent, balance.allocated, levels)
+    used = Used(balance.spent, balance.allocated, balance.pending)
+    level = level_of(used.total, used.limit, levels)
     if level != balance.alert_level:
-        _tell(uow, agent_id, "agent", balance.alert_level, level, levels, balance.spent, balance.allocated)
+        _tell(uow, agent_id, "agent", balance.alert_level, level, levels, used)
         uow.balances.put(balance._replace(alert_level=level))
     for user_id in bank_user_ids:
         cap = _cap_of(uow, user_id)
@@ -54,7 +73,7 @@ def _tell_month(uow: UnitOfWork, agent_id: str, user_id: str, levels: Sequence[i
     spent = uow.banks.spent(user_id, period)
     before, level = uow.bank_alerts.level(user_id, period), level_of(spent, cap, levels)
     if level != before:
-        _tell(uow, agent_id, "user_month", before, level, levels, spent, cap)
+        _tell(uow, agent_id, "user_month", before, level, levels, Used(spent, cap), {"user_id": user_id})
         uow.bank_alerts.set_level(user_id, period, level)
 
 
@@ -65,10 +84,13 @@ def _tell(
     before: int,
     level: int,
     levels: Sequence[int],
-    spent: Micros,
-    limit: Micros,
+    used: Used,
+    whose: Mapping[str, str] = MappingProxyType({}),
 ) -> None:
-    """Publish one alert for the highest level, if it rose; it falls in silence."""
+    """Publish one alert for the highest level, if it rose; it falls in silence.
+
+    `whose` names the user whose month it is, so that it is told to nobody else when the agent has another owner.
+    """
     if level <= before:
         return
     uow.feed.append(
@@ -80,10 +102,11 @@ def _tell(
             "scope": scope,
             "threshold": level,
             "crossed": crossed(before, level, levels),
-            "percentage": spent * 100 // limit if limit else 100,
-            "budget_spent_micros": spent,
-            "budget_limit_micros": limit,
-            "budget_remaining_micros": limit - spent,
-            "pending_spend_micros": 0,  # what events say and no report settles: there are no events yet
+            "percentage": used.total * 100 // used.limit if used.limit else 100,
+            "budget_spent_micros": used.spent,
+            "budget_limit_micros": used.limit,
+            "budget_remaining_micros": used.limit - used.spent,
+            "pending_spend_micros": used.pending,
+            **whose,
         },
     )

@@ -5,13 +5,14 @@ The instants follow from the lease row, so that lazy and swept expiry write the 
 
 from typing import NamedTuple
 
+from ironcage_core.domain.alerts import lowered
 from ironcage_core.domain.audit import SYSTEM
 from ironcage_core.domain.instants import Instant
 from ironcage_core.domain.leases import Lease, LeaseEvent, moved, overdue
-from ironcage_core.domain.ledger import EntryKind
+from ironcage_core.domain.ledger import EntryKind, with_pending
 from ironcage_core.errors.faults import InvariantViolationError
 from ironcage_core.ports.storage import UnitOfWork
-from ironcage_core.services.posting import post_to_lease
+from ironcage_core.services.posting import balance_of, post_to_lease
 from ironcage_core.services.reservation_ends import release_reservations
 
 
@@ -72,7 +73,7 @@ def end_lease(
     reason: str | None = None,
     successor_id: str | None = None,
 ) -> Lease:
-    """Give back what the lease holds, release what is set aside on it, and end it.
+    """Give back what the lease holds, release what is set aside on it, and end it; nothing is pending on it any more.
 
     Args:
         uow: The open unit of work.
@@ -82,7 +83,7 @@ def end_lease(
         actor: Who caused it.
         at: When it took effect; None means now.
         reason: The status reason of a revocation.
-        successor_id: The lease that a refresh put in its place.
+        successor_id: The lease that a refresh put in its place, which takes over what is pending.
     """
     cause = "rollover" if event == "refreshed" else reason or event
     emptied = post_to_lease(uow, lease, kind, lease.held, cause=cause, actor=actor)
@@ -90,9 +91,19 @@ def end_lease(
     if successor_id:
         ended = ended._replace(successor_id=successor_id)
     uow.leases.put(ended)
+    if successor_id is None:
+        _drop_pending(uow, lease)
     release_reservations(uow, ended.id)
     announce_end(uow, ended, "lease_revoked" if ended.status == "revoked" else "lease_closed")
     return ended
+
+
+def _drop_pending(uow: UnitOfWork, lease: Lease) -> None:
+    """Take what was pending on a lease that is over from the balance, and re-arm the levels above what is left."""
+    if lease.pending:
+        balance = with_pending(balance_of(uow, lease.agent_id), -lease.pending)
+        level = lowered(balance.alert_level, balance.spent + balance.pending, balance.allocated)
+        uow.balances.put(balance._replace(alert_level=level))
 
 
 def announce_end(uow: UnitOfWork, lease: Lease, name: str) -> None:

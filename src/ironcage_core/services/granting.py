@@ -144,12 +144,13 @@ def open_lease(
     lease_id: str,
     amount: Micros,
     rolled_over: Micros = 0,
+    pending: Micros = 0,
     cause: Literal["handshake", "refresh"],
     runtime_id: str | None,
     ttl: int,
     policy: LeasePolicy,
 ) -> Lease:
-    """Open a lease over `amount` micro-USD, of which `rolled_over` came from its predecessor."""
+    """Open a lease over `amount` micro-USD, of which `rolled_over` came from its predecessor, as `pending` did."""
     now = uow.now
     lives_until = now + policy.max_lifetime
     expires_at = min(now + ttl, lives_until)
@@ -184,6 +185,7 @@ def open_lease(
         due_at=expires_at,
         lives_until=lives_until,
         successor_id=None,
+        pending=pending,
     )
     uow.leases.put(lease)
     uow.limit_windows.add(agent.owner_id, agent.project_id, now, requests=1)

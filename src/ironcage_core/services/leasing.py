@@ -124,7 +124,7 @@ def refresh(
     end_lease(uow, old, "refreshed", "return", actor=agent.id, successor_id=new_id)
     lease = open_lease(
         uow, agent, identity, key,
-        lease_id=new_id, amount=rolled_over + new_money, rolled_over=rolled_over,
+        lease_id=new_id, amount=rolled_over + new_money, rolled_over=rolled_over, pending=old.pending,
         cause="refresh", runtime_id=old.runtime_id, ttl=old.ttl, policy=policy,
     )  # fmt: skip
     remember_release(uow, identity, key, lease, "LEASE_REFRESHED")

@@ -17,7 +17,7 @@ from ironcage_core.services.posting import balance_of
 
 @dataclass(frozen=True, slots=True)
 class PastBudget:
-    """An agent and its balance at an instant; the level that was told then is not known."""
+    """An agent and its balance at an instant; the level that was told then and what was pending are not known."""
 
     agent: Agent
     balance: Balance
@@ -45,5 +45,6 @@ def budget_at(uow: UnitOfWork, agent_id: str, at: Instant) -> PastBudget:
         held=entry.held_after,
         updated_at=entry.posted_at,
         alert_level=0,
+        pending=0,
     )
     return PastBudget(agent, balance, at)

@@ -107,7 +107,7 @@ def _post(
             after.allocated, after.spent, after.held,
         )
     )  # fmt: skip
-    if after.status != before.status:
+    if after.status != before.status and before.allocated:  # the first allocation changes nothing: it makes the budget
         uow.feed.append(
             "AGENT_EVENT",
             agent_id=agent_id,

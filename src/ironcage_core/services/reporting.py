@@ -6,7 +6,7 @@ hold as far as that reaches, the rest as overspend. `(agent_id, request_id)` mak
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal, NamedTuple
+from typing import Literal, NamedTuple, TypeAlias
 
 from ironcage_core.domain.agents import Agent
 from ironcage_core.domain.audit import AuditNote
@@ -23,7 +23,6 @@ from ironcage_core.domain.money import Micros
 from ironcage_core.domain.prices import PriceTable
 from ironcage_core.domain.texts import text_problem
 from ironcage_core.domain.usage import (
-    KeptCall,
     PricedReport,
     UsageRecord,
     UsageReport,
@@ -35,9 +34,22 @@ from ironcage_core.errors.money import RequestIdConflictError
 from ironcage_core.errors.tree import ConflictError, RefusalError, ValidationError
 from ironcage_core.ports.storage import UnitOfWork
 from ironcage_core.services.alerts import tell_levels
+from ironcage_core.services.call_records import (
+    Call,
+    UnreadItem,
+    free_key,
+    has_cost_mismatch,
+    note_report,
+    record_of_report,
+    requested_call,
+    restored,
+    tell_call,
+    with_report,
+)
 from ironcage_core.services.expiry import announce_end, catch_up
 from ironcage_core.services.granting import agent_of, check_may_call
 from ironcage_core.services.lease_records import effective, own_lease
+from ironcage_core.services.pending import settle_pending
 from ironcage_core.services.posting import balance_of, post_report
 from ironcage_core.services.reservation_ends import commit_reservation
 from ironcage_core.services.settlement import check_may_report_on, check_may_settle_some, note_refused, settle
@@ -47,6 +59,7 @@ class Booked(NamedTuple):
     """What the books hold of one report; money in micro-USD.
 
     `lease` is the one that was charged, `current` the one that stands in its place now, if it was refreshed since.
+    `has_cost_mismatch` is whether an event had told of the call with another cost.
     """
 
     request_id: str
@@ -55,6 +68,7 @@ class Booked(NamedTuple):
     overspent: Micros
     lease: Lease
     current: Lease
+    has_cost_mismatch: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,11 +88,7 @@ class Reported:
         return self.booked.current.held < REFRESH_THRESHOLD
 
 
-class UnreadReport(NamedTuple):
-    """An item of a batch that could not even be read, and why."""
-
-    request_id: str | None
-    refusal: RefusalError
+UnreadReport: TypeAlias = UnreadItem
 
 
 class ItemResult(NamedTuple):
@@ -163,8 +173,8 @@ def report_batch(
     if not 1 <= len(reports) <= policy.max_batch:
         raise ValidationError({"reports": f"must have 1 to {policy.max_batch} items"})
     catch_up(uow, identity.agent_id)
-    names = [item.request_id for item in reports if text_problem(item.request_id, longest=100) is None]
-    expected = [name for name in names if name is not None]
+    names = (item.request_id for item in reports if isinstance(item, UsageReport))
+    expected = [name for name in names if text_problem(name, longest=100) is None]
     uow.usage.expect(identity.agent_id, expected)
     uow.reservations.expect(identity.agent_id, expected)
     agent = agent_of(uow, identity)
@@ -191,8 +201,8 @@ def _book_item(
     prices: PriceTable,
     policy: LeasePolicy,
 ) -> ItemResult:
-    if isinstance(item, UnreadReport):
-        return ItemResult(index, item.request_id, "rejected", refusal=item.refusal)
+    if isinstance(item, UnreadItem):
+        return ItemResult(index, item.key, "rejected", refusal=item.refusal)
     # _book refuses before it writes, so a refused item leaves nothing behind in the unit of work it shares.
     try:
         booked = _book(uow, identity, agent, item, prices, policy)
@@ -216,9 +226,9 @@ def _book(
         raise ValidationError(problems)
     named = own_lease(uow, identity.agent_id, reported.lease_id)
     request_id = reported.request_id
-    known = uow.usage.find(identity.agent_id, request_id) or uow.usage.find_kept(identity.agent_id, request_id)
-    if known is not None:  # before pricing: a retry must not depend on today's prices
-        return _replay(uow, known, reported)
+    known = requested_call(uow, identity.agent_id, request_id, is_reported=True)
+    if known is not None and known.report_cost_micros is not None:
+        return _replay(uow, known, reported)  # before pricing: a retry must not depend on today's prices
     priced = price_report(reported, prices)
     if priced is None:
         raise ValidationError(
@@ -227,10 +237,14 @@ def _book(
     if priced.cost > policy.max_report:
         raise ValidationError({"cost_usd": "is above the most a report may cost"})
     settle(uow, identity, named, priced.cost)
-    return _charge(uow, identity, agent, effective(uow, named), priced)
+    told = None if known is None else restored(uow, known)
+    if told is not None:
+        settle_pending(uow, agent.id, told.lease_id, told.cost_micros)
+        named = own_lease(uow, agent.id, named.id)  # as it is behind that
+    return _charge(uow, identity, agent, effective(uow, named), priced, told)
 
 
-def _replay(uow: UnitOfWork, known: UsageRecord | KeptCall, reported: UsageReport) -> Booked:
+def _replay(uow: UnitOfWork, known: Call, reported: UsageReport) -> Booked:
     lease = uow.leases.find(known.lease_id) if known.lease_id else None
     if lease is None or not is_same_call(known, reported):
         raise RequestIdConflictError(
@@ -239,50 +253,36 @@ def _replay(uow: UnitOfWork, known: UsageRecord | KeptCall, reported: UsageRepor
     return Booked(reported.request_id, True, known.cost_micros, known.overspent_micros, lease, effective(uow, lease))
 
 
-def _charge(uow: UnitOfWork, identity: AgentIdentity, agent: Agent, lease: Lease, priced: PricedReport) -> Booked:
+def _charge(
+    uow: UnitOfWork,
+    identity: AgentIdentity,
+    agent: Agent,
+    lease: Lease,
+    priced: PricedReport,
+    told: UsageRecord | None,
+) -> Booked:
     request_id = priced.report.request_id
     split = split_spend(lease, priced.cost)
     after = post_report(uow, lease, split, actor=identity.agent_id, ref=request_id)
     if after.status != lease.status:
         announce_end(uow, after, "lease_expired")
-    record = _record(uow, agent, after, priced, split.uncovered)
+    if told is None:
+        trace_id = uow.new_id("trace")
+        key = free_key(uow, agent.id, request_id, trace_id)
+        record = record_of_report(uow, agent, after, priced, split.uncovered, trace_id=trace_id, key=key)
+        tell_call(uow, record)
+    else:
+        record = with_report(told, after, priced, split.uncovered, now=uow.now)
+    note_report(uow, record, request_id)
     uow.usage.put(record)
     commit_reservation(uow, identity.agent_id, request_id)
     uow.limit_windows.add(record.owner_id, record.project_id, uow.now, tokens=priced.tokens, requests=1)
-    _tell(uow, identity, record, priced)
-    return Booked(request_id, False, priced.cost, split.uncovered, after, after)
+    _note_oddities(uow, identity, record, priced)
+    mismatch = has_cost_mismatch(record.event_cost_micros, record.report_cost_micros)
+    return Booked(request_id, False, priced.cost, split.uncovered, after, after, mismatch)
 
 
-def _record(uow: UnitOfWork, agent: Agent, lease: Lease, priced: PricedReport, overspent: Micros) -> UsageRecord:
-    reported = priced.report
-    has_split = reported.input_tokens is not None and reported.output_tokens is not None
-    return UsageRecord(  # by position: naming 28 columns costs as much as booking them
-        uow.new_id("trace"), agent.id, lease.bank_user_id, agent.project_id,
-        reported.request_id, None, reported.request_id, lease.id,
-        uow.now if reported.occurred_at is None else reported.occurred_at, uow.now,
-        "completed", reported.model, reported.provider, lease.provider_key_id,
-        (reported.input_tokens or 0) if has_split else 0,
-        (reported.output_tokens or 0) if has_split else 0,
-        0 if has_split else priced.tokens,
-        priced.cost, "report", None, priced.cost, priced.expected_cost, overspent,
-        None, None, None, None, None,
-    )  # fmt: skip
-
-
-def _tell(uow: UnitOfWork, identity: AgentIdentity, record: UsageRecord, priced: PricedReport) -> None:
-    uow.feed.append(
-        "AGENT_EVENT",
-        agent_id=record.agent_id,
-        name="llm_call",
-        data={
-            "model": record.model,
-            "provider": record.provider,
-            "tokens": priced.tokens,
-            "cost_micros": record.cost_micros,
-            "request_id": record.request_id,
-            "trace_id": record.id,
-        },
-    )
+def _note_oddities(uow: UnitOfWork, identity: AgentIdentity, record: UsageRecord, priced: PricedReport) -> None:
     if record.overspent_micros:
         _note(uow, identity, record, "BUDGET_OVERSPENT", {"overspent_micros": record.overspent_micros})
     if priced.is_implausible:

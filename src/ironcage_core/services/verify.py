@@ -117,6 +117,7 @@ def _check_agent(uow: UnitOfWork, agent_id: str, entries: Iterable[Entry], sums:
             of_lease.setdefault(entry.lease_id, Counter())[effect.lease_column] += entry.amount
         differences += _check_entry(entry, of_agent)
     differences += _check_balance(uow.balances.find(agent_id), agent_id, of_agent)
+    differences += _check_pending(uow, agent_id, known)
     reported = {row.lease_id: row.cost for row in uow.usage.reported_by_lease(agent_id)}
     held = sum(lease.held for lease in known.values())
     for lease in known.values():
@@ -134,6 +135,22 @@ def _check_balance(balance: Balance | None, agent_id: str, posted: Counter[str])
     for number in _NUMBERS:
         if getattr(balance, number) != posted[number]:
             yield Difference(agent_id, number, getattr(balance, number), posted[number])
+
+
+def _check_pending(uow: UnitOfWork, agent_id: str, known: Mapping[str, Lease]) -> Iterator[Difference]:
+    unsettled: Counter[str] = Counter()
+    for row in uow.usage.unreported_by_lease(agent_id):
+        lease = known.get(row.lease_id)
+        while lease is not None and lease.successor_id is not None:
+            lease = known.get(lease.successor_id)
+        if lease is not None and lease.is_open:
+            unsettled[lease.id] += row.cost
+    for each in known.values():
+        if each.pending != unsettled[each.id]:
+            yield Difference(each.id, "pending", each.pending, unsettled[each.id])
+    balance = uow.balances.find(agent_id)
+    if balance is not None and balance.pending != unsettled.total():
+        yield Difference(agent_id, "pending", balance.pending, unsettled.total())
 
 
 def _check_entry(entry: Entry, running: Counter[str]) -> Iterator[Difference]:

@@ -20,6 +20,10 @@ from ironcage_storage.sqlite.migrations import (
     m06_usage_and_limits,
     m07_list_counts,
     m08_budget_control,
+    m09_analytics,
+    m10_ingestion,
+    m11_pending,
+    m12_telemetry,
 )
 
 migrations = Migrations("ironcage")
@@ -71,6 +75,30 @@ def list_counts(db: Database) -> None:
 def budget_control(db: Database) -> None:
     """Create reservations, change requests, and what retries, dead tokens and alerts need to be remembered of."""
     _execute(db, m08_budget_control.STATEMENTS)
+
+
+@migrations()
+def analytics(db: Database) -> None:
+    """Create the rollups of analytics: extremes and histograms of cost, histograms of durations, failures by code."""
+    _execute(db, m09_analytics.STATEMENTS)
+
+
+@migrations()
+def ingestion(db: Database) -> None:
+    """Let calls be known by more than one name, and keep of purged ones what their late reports and events need."""
+    _execute(db, m10_ingestion.STATEMENTS)
+
+
+@migrations()
+def pending(db: Database) -> None:
+    """Let leases and budgets know what events tell of calls that no report has settled."""
+    _execute(db, m11_pending.STATEMENTS)
+
+
+@migrations()
+def telemetry(db: Database) -> None:
+    """Create the table of what runtimes say of themselves."""
+    _execute(db, m12_telemetry.STATEMENTS)
 
 
 def _execute(db: Database, statements: Sequence[str]) -> None:
