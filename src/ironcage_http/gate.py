@@ -14,7 +14,12 @@ from ironcage_core.domain.access import Origin, Principal, check_password, judge
 from ironcage_core.domain.ic_tokens import AgentIdentity, PresentedIcToken
 from ironcage_core.domain.limit_classes import LIMITS, LimitClass, LimitKey
 from ironcage_core.domain.rate_limits import Taken
-from ironcage_core.errors.access import AgentTokenForbiddenError, InvalidTokenError, WrongTokenTypeError
+from ironcage_core.errors.access import (
+    AgentTokenForbiddenError,
+    InvalidTokenError,
+    RateLimitExceededError,
+    WrongTokenTypeError,
+)
 from ironcage_core.errors.tree import CredentialError, RefusalError
 from ironcage_core.ports.storage import UnitOfWork
 from ironcage_core.services.agent_records import own_agent
@@ -30,9 +35,9 @@ from ironcage_http.wiring import Wiring
 AFTER_THE_ROLE: Final = frozenset(("keys", "api_token_make"))
 """Classes that count only attempts by a role that may. Source: contract identity.md 1.1."""
 
-IN_THE_USE_CASE: Final = frozenset(("provider_key",))
-"""Classes that count only calls that would otherwise succeed, but for limits, money and cryptography; what answers the
-call counts it. Source: contract resources.md 4.2."""
+IN_THE_USE_CASE: Final = frozenset(("provider_key", "analytics_events"))
+"""Classes that what answers the call counts by: only calls that would otherwise succeed, but for limits, money and
+cryptography; or each event of a call. Source: contract resources.md 4.2, analytics.md 2.1."""
 
 User = Callable[[UnitOfWork], Principal]
 Agent = Callable[[UnitOfWork], AgentIdentity]
@@ -121,6 +126,14 @@ class Gate:
         if not self._is_admitted:
             self._take_of(identity.agent_id, identity.agent_id)
             self._is_admitted = True
+
+    def count_event(self, agent_id: str, *, is_duplicate: bool) -> RateLimitExceededError | None:
+        """Count one event of an agent, and return the refusal of one too many."""
+        try:
+            self._take("analytics_duplicates" if is_duplicate else "analytics_events", agent_id)
+        except RateLimitExceededError as refusal:
+            return refusal
+        return None
 
     def _admitted(self, uow: UnitOfWork, principal: Principal) -> Principal:
         action = self.route.action

@@ -35,6 +35,12 @@ class Metrics:
             buckets=_BUCKETS_S,
             registry=self._registry,
         )
+        self._events = Counter(
+            "ironcage_events", "Events of runtimes by what became of them", ["route", "status"], registry=self._registry
+        )
+        self._mismatches = Counter(
+            "analytics_cost_mismatch", "Events whose cost is not the reported one", registry=self._registry
+        )
         # Looking a child up by its labels costs more than counting; there are as many as routes times statuses.
         self._children = lru_cache(maxsize=1024)(self._counters)
         depth = Gauge("ironcage_write_queue_depth", "Writes that wait for their commit", registry=self._registry)
@@ -50,12 +56,36 @@ class Metrics:
             registry=self._registry,
         )
 
+        self._sockets = Gauge("ironcage_feed_connections", "Open connections of the live feed", registry=self._registry)
+        self._messages = Counter("ironcage_feed_messages", "Messages sent on the live feed", registry=self._registry)
+        self._slow = Counter(
+            "ironcage_feed_slow_consumers", "Connections closed because they were too slow", registry=self._registry
+        )
+
+    def watch_feed(self, connections: Callable[[], int]) -> None:
+        """Ask, whenever somebody looks, how many connections of the live feed are open."""
+        self._sockets.set_function(connections)
+
+    def count_feed_messages(self, messages: int) -> None:
+        """Count a message sent on the live feed."""
+        self._messages.inc(messages)
+
+    def count_slow_consumer(self) -> None:
+        """Count a connection that was closed because it was too slow."""
+        self._slow.inc()
+
     def tell_undecryptable(self, key_ids: Sequence[str]) -> None:
         """Say which provider keys' secrets do not decrypt; of very many only the first are named."""
         self._undecryptable.set(len(key_ids))
         self._undecryptable_ids.clear()
         for key_id in key_ids[:_MOST_NAMED]:
             self._undecryptable_ids.labels(key_id).set(1)
+
+    def count_events(self, route: str, statuses: Sequence[str], mismatches: int) -> None:
+        """Count events that were taken in or refused, and how many of them named another cost than the report."""
+        for status in set(statuses):
+            self._events.labels(route, status).inc(statuses.count(status))
+        self._mismatches.inc(mismatches)
 
     def count(self, scope: HTTPScope, status: int, seconds: float) -> None:
         """Count one answer."""

@@ -112,7 +112,7 @@ def _status_of_kind(kind: type[IroncageError]) -> int:
 
 def describe(routes: Sequence[Route]) -> dict[str, Any]:
     """Return the OpenAPI document of the routes."""
-    models = {model for route in routes for model in (route.body, route.answer) if model is not None} | {ErrorView}
+    models = {model for route in routes for model in _models_of(route) if model is not None} | {ErrorView}
     ordered = sorted(models, key=lambda model: model.__name__)
     schemas, components = msgspec.json.schema_components(ordered, ref_template="#/components/schemas/{name}")
     refs = dict(zip(ordered, schemas, strict=True))
@@ -139,10 +139,16 @@ def describe(routes: Sequence[Route]) -> dict[str, Any]:
     }
 
 
+def _models_of(route: Route) -> Iterable[Any]:
+    return (route.body, route.answer, *(view for _, view in route.other_answers))
+
+
 def _operation(route: Route, refs: Mapping[Any, Any]) -> dict[str, Any]:
-    responses: dict[str, Any] = {str(route.status): {"description": HTTPStatus(route.status).phrase}}
-    if route.answer is not None:
-        responses[str(route.status)]["content"] = {"application/json": {"schema": refs[route.answer]}}
+    responses: dict[str, Any] = {}
+    for status, view in ((route.status, route.answer), *route.other_answers):
+        responses[str(status)] = {"description": HTTPStatus(status).phrase}
+        if view is not None:
+            responses[str(status)]["content"] = {"application/json": {"schema": refs[view]}}
     by_status: dict[int, list[str]] = {}
     for code, status in codes_of(route).items():
         by_status.setdefault(status, []).append(code)

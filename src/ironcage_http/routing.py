@@ -36,6 +36,8 @@ class Route:
         example: A body for the documentation.
         query: The query parameters it knows, by name.
         is_retried_by_key: Whether it takes the header `Idempotency-Key`.
+        body_factor: How many times as large as that of other routes its body may be.
+        other_answers: Other statuses of success, each with the struct of its answer.
 
     Raises:
         ValueError: The action is not in the table: nobody could say who may call.
@@ -54,6 +56,8 @@ class Route:
     example: Any = None
     query: tuple[str, ...] = ()
     is_retried_by_key: bool = False
+    body_factor: int = 1
+    other_answers: tuple[tuple[int, Any], ...] = ()
 
     def __post_init__(self) -> None:
         if self.action not in RULES:

@@ -37,8 +37,7 @@ async def as_agent(
     Raises:
         RefusalError: In this order: no JSON, a misshapen or second token, no living token, no `llm:call`, bad fields.
     """
-    body.check_syntax()
-    who = call.agent(_token_in(body), settles=settles)
+    who = proven(call, body, settles=settles)
 
     def judged(uow: UnitOfWork) -> T:
         identity = who(uow)
@@ -48,6 +47,16 @@ async def as_agent(
         return use_case(uow, identity, body.value())
 
     return await call.write(judged)
+
+
+def proven(call: Call, body: Read[Any], *, settles: bool = False) -> Callable[[UnitOfWork], AgentIdentity]:
+    """Return what tells, in a unit of work, which agent calls.
+
+    Raises:
+        RefusalError: No JSON, a misshapen or second token, or none that is genuine.
+    """
+    body.check_syntax()
+    return call.agent(_token_in(body), settles=settles)
 
 
 def _token_in(body: Read[Any]) -> str | None:

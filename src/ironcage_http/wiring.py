@@ -11,6 +11,7 @@ from ironcage_core.ports.storage import Store
 from ironcage_core.ports.system import Clock
 from ironcage_core.services.key_lending import Sealing
 from ironcage_core.services.token_quotas import TokenCounter
+from ironcage_http.metrics import Metrics
 from ironcage_http.settings import Settings
 from ironcage_http.sweeping import Sweeper
 from ironcage_http.throttle import Throttle
@@ -35,6 +36,7 @@ class Wiring:
     denials: RateLimits
     token_counter: TokenCounter
     sweeper: Sweeper
+    metrics: Metrics
     nobodys_hash: str = field(repr=False)
     new_refresh_token: Callable[[], str]
     new_api_token: Callable[[], str]

@@ -17,6 +17,8 @@ NOT_REMEMBERED = {
     "POST /budget/report": "the ledger is its memory",
     "POST /budget/reserve": "no money moves, and it ends by itself",
     "DELETE /budget/reserve/{request_id}": "likewise",
+    "POST /analytics/events": "usage is its memory, and no money moves",
+    "POST /telemetry/events": "likewise; a failure and what is found of people have rows of their own",
 }
 """Source: contract identity.md 11."""
 

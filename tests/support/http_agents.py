@@ -105,11 +105,12 @@ class Stage(World):
 
 
 @contextmanager
-def stage(*, has_master_key: bool = True) -> Iterator[Stage]:
+def stage(*, has_master_key: bool = True, **environment: str) -> Iterator[Stage]:
     """Yield a stage on a store in memory; the store's clock is moved by hand, the app's own is real.
 
     Args:
         has_master_key: Whether the app can open the provider keys; the world itself always can.
+        environment: More of it.
     """
     key = MasterKey.generate()
     clock = SetClock(int(time.time()) * 1000)
@@ -120,6 +121,7 @@ def stage(*, has_master_key: bool = True) -> Iterator[Stage]:
             "JWT_SECRET": secrets.token_urlsafe(48),
             "IC_TOKEN_SECRET": SIGNING_SECRET,
             "IRON_SECRETS_MASTER_KEY": key.to_base64(),
+            **environment,
         }
     )
     if not has_master_key:

@@ -3,12 +3,14 @@
 `find_x` gives None where there is nothing.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Protocol
 
 from ironcage_core.domain.agents import Agent
 from ironcage_core.domain.events import FeedEvent, FeedType
+from ironcage_core.domain.feed_audience import Belonging
 from ironcage_core.domain.ic_tokens import IcTokenRecord
+from ironcage_core.domain.instants import Instant
 from ironcage_core.domain.projects import Project, ProjectKey
 from ironcage_core.domain.providers import ProviderKey
 from ironcage_core.domain.users import UsageLimit
@@ -27,8 +29,18 @@ class Agents(Protocol):
         """Store the agent, new or changed."""
         ...
 
+    def pii_detections(
+        self, agent_id: str | None = None, owner_id: str | None = None, project_id: str | None = None
+    ) -> int:
+        """Return how often private data was found in the calls of these agents, deleted ones included; None is any."""
+        ...
+
     def live_of(self, owner_id: str) -> Sequence[Agent]:
         """Return the agents of an owner that were not deleted, oldest first."""
+        ...
+
+    def names(self, agent_ids: Collection[str]) -> Mapping[str, str]:
+        """Return the name of each of these agents, the last one of a deleted agent."""
         ...
 
 
@@ -205,4 +217,26 @@ class Feed(Protocol):
 
     def after(self, seq: int, limit: int) -> Sequence[FeedEvent]:
         """Return at most `limit` events with a larger `seq`, in order."""
+        ...
+
+    def tail(self, seq: int, limit: int) -> Sequence[tuple[FeedEvent, Belonging | None]]:
+        """Return as `after`, each with where its agent belongs now; None if it has none."""
+        ...
+
+    def newest(self) -> tuple[int, str] | None:
+        """Return number and id of the newest event; None if there is none."""
+        ...
+
+    def seq_of(self, event_id: str) -> int | None:
+        """Return the number of an event; None if it is not there, or no longer."""
+        ...
+
+    def purge(self, before: Instant, keep: int, limit: int) -> int:
+        """Remove what need not be kept, oldest first, and return how many events went; the newest always stays.
+
+        Args:
+            before: Events older than this go.
+            keep: At most so many stay.
+            limit: At most how many go at once.
+        """
         ...

@@ -14,11 +14,13 @@ from typing import Protocol, TypeVar
 
 from ironcage_core.domain.ids import Prefix
 from ironcage_core.domain.instants import Instant
-from ironcage_core.ports.books import AllocationNotes, Balances, Banks, Leases, Ledger, LimitWindows, Usage
+from ironcage_core.ports.books import AllocationNotes, Balances, Banks, Leases, Ledger, LimitWindows
 from ironcage_core.ports.control import BankAlerts, BudgetRequests, DeadTokens, RememberedAnswers, Reservations
 from ironcage_core.ports.identity import ApiTokens, AuditLog, Sessions, TokenUsage, UnknownLogins, Users
 from ironcage_core.ports.records import Agents, Feed, IcTokens, Limits, Projects, ProviderKeys
 from ironcage_core.ports.repairs import Repairs
+from ironcage_core.ports.telemetry import Telemetry
+from ironcage_core.ports.usage import Usage
 
 T = TypeVar("T")
 
@@ -58,6 +60,11 @@ class UnitOfWork(Protocol):
     @property
     def usage(self) -> Usage:
         """All usage records."""
+        ...
+
+    @property
+    def telemetry(self) -> Telemetry:
+        """What runtimes say of themselves."""
         ...
 
     @property
@@ -185,6 +192,21 @@ class Store(Protocol):
         """As `read`, but at once on the event loop: for a few point reads that take microseconds."""
         ...
 
-    def read(self, use_case: UseCase[T]) -> T:
-        """Run a use case on a consistent snapshot; one that turns out to write is run as a write instead."""
+    def read(self, use_case: UseCase[T], *, within_s: float | None = None) -> T:
+        """Run a use case on a consistent snapshot; one that turns out to write is run as a write instead.
+
+        Args:
+            use_case: What is run.
+            within_s: How long the database may take over it, where it is a file; None for as long as it needs.
+
+        Raises:
+            QueryTimeoutError: It took longer.
+        """
+        ...
+
+    def on_publish(self, listener: Callable[[], None]) -> Callable[[], None]:
+        """Have something called, in whatever thread, after each commit of this process that wrote events.
+
+        It must not raise, nor wait. Returns what takes it back.
+        """
         ...

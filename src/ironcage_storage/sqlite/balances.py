@@ -1,13 +1,15 @@
 """The budget of each agent."""
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from typing import Final
 
 from ironcage_core.domain.agents import Agent
 from ironcage_core.domain.ledger import Balance
+from ironcage_core.domain.money import Micros
 from ironcage_core.ports.lists import AgentOrder, BalanceFilter, Page, Paging
-from ironcage_core.ports.totals import BudgetTotals
+from ironcage_core.ports.totals import AgentBudget, BudgetTotals
+from ironcage_storage.sqlite.records import AMONG
 from ironcage_storage.sqlite.rows import Table, conjunction
 from ironcage_storage.sqlite.session import Session
 from ironcage_storage.sqlite.totals import agent_totals, recounted
@@ -82,6 +84,11 @@ class SqliteBalances:
         rows = [(Agent._make(row[:width]), Balance._make(row[width:])) for row in cursor]
         return Page(rows, self.totals(which).agents)
 
+    def allocated(self, agent_ids: Collection[str]) -> Mapping[str, Micros]:
+        """Return how much was allocated to each of these agents."""
+        sql = f"SELECT agent_id, allocated FROM agent_budgets WHERE agent_id IN {AMONG}"
+        return dict(self._session.query(sql, (json.dumps(list(agent_ids)),), self.table))
+
     def totals(self, which: BalanceFilter) -> BudgetTotals:
         """Return the sums over the whole selection."""
         if which == BalanceFilter(owner_id=which.owner_id, project_id=which.project_id):
@@ -93,6 +100,17 @@ class SqliteBalances:
         sums = "coalesce(sum(b.allocated), 0), coalesce(sum(b.spent), 0), coalesce(sum(b.held), 0), count(*)"
         row = self._session.query(f"SELECT {sums} {source}", parameters, self.table, self._agents).fetchone()
         return BudgetTotals._make(row)
+
+    def of_agents(
+        self, agent_id: str | None = None, owner_id: str | None = None, project_id: str | None = None
+    ) -> Sequence[AgentBudget]:
+        """Return the budgets of live agents."""
+        terms, parameters = conjunction(
+            {"a.id = ?": agent_id, "a.owner_id = ?": owner_id, "a.project_id = ?": project_id}
+        )
+        sql = f"""SELECT a.id, a.name, a.status = 'inactive', b.allocated, b.spent, b.held, b.pending
+            FROM agents a JOIN agent_budgets b ON b.agent_id = a.id WHERE a.deleted_at IS NULL AND {terms}"""
+        return [AgentBudget._make(row) for row in self._session.query(sql, parameters, self.table, self._agents)]
 
     def counts(self) -> Mapping[tuple[str, str], tuple[object, object]]:
         """Return (maintained, counted) totals for each (owner_id, project_id); '*' stands for all owners."""

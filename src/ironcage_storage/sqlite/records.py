@@ -1,7 +1,7 @@
 """The small collections: limits of users, agents, provider keys and IC tokens."""
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Final
 
 from ironcage_core.domain.agents import Agent
@@ -22,6 +22,7 @@ class SqliteAgents:
         self.table: Table[Agent] = Table(
             session, "agents", Agent, constant=("created_at",), indexed=("owner_id", "project_id", "deleted_at")
         )
+        self._session = session
 
     def find(self, agent_id: str) -> Agent | None:
         """Return the agent with this id."""
@@ -31,9 +32,23 @@ class SqliteAgents:
         """Store the agent, new or changed."""
         self.table.put(agent)
 
+    def pii_detections(
+        self, agent_id: str | None = None, owner_id: str | None = None, project_id: str | None = None
+    ) -> int:
+        """Return how often private data was found in the calls of these agents."""
+        terms, parameters = conjunction({"id = ?": agent_id, "owner_id = ?": owner_id, "project_id = ?": project_id})
+        sql = f"SELECT coalesce(sum(pii_detections), 0) FROM agents WHERE {terms}"
+        (found,) = self._session.query(sql, parameters, self.table).fetchone()
+        return int(found)
+
     def live_of(self, owner_id: str) -> Sequence[Agent]:
         """Return the agents of an owner that were not deleted, oldest first."""
         return self.table.rows("agents WHERE owner_id = ? AND deleted_at IS NULL ORDER BY id", (owner_id,))
+
+    def names(self, agent_ids: Collection[str]) -> Mapping[str, str]:
+        """Return the name of each of these agents."""
+        sql = f"SELECT id, name FROM agents WHERE id IN {AMONG}"
+        return dict(self._session.query(sql, (json.dumps(list(agent_ids)),), self.table))
 
 
 class SqliteProviderKeys:

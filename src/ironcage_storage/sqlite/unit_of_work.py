@@ -30,6 +30,7 @@ from ironcage_storage.sqlite.repairs import SqliteRepairs
 from ironcage_storage.sqlite.session import Session
 from ironcage_storage.sqlite.sessions import SqliteSessions
 from ironcage_storage.sqlite.stamp import Stamp
+from ironcage_storage.sqlite.telemetry import SqliteTelemetry
 from ironcage_storage.sqlite.unknown_logins import SqliteUnknownLogins
 from ironcage_storage.sqlite.usage import SqliteUsage
 from ironcage_storage.sqlite.users import SqliteUsers
@@ -64,8 +65,9 @@ class SqliteUnitOfWork:
         self.allocation_notes = SqliteAllocationNotes(session)
         self.banks = SqliteBanks(session)
         self.usage = SqliteUsage(session, self.agents.table, self.leases.table)
+        self.telemetry = SqliteTelemetry(session)
         self.audit = SqliteAuditLog(session, stamp)
-        self.feed = SqliteFeed(session, stamp)
+        self.feed = SqliteFeed(session, stamp, self.agents.table)
         self.repairs = SqliteRepairs(session, stamp, self.leases)
 
     @property
