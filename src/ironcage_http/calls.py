@@ -6,6 +6,7 @@ body, then the use case. All of that happens in one unit of work, so that what w
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, Final, TypeVar
 from urllib.parse import unquote_to_bytes
 
@@ -26,6 +27,9 @@ from ironcage_http.wiring import Wiring
 T = TypeVar("T")
 
 JSON: Final = "application/json"
+QUERY_TIMEOUT_S: Final = 30.0
+"""Source: contract analytics.md 3."""
+
 NO_STORE: Final = {"Cache-Control": "no-store"}
 """For an answer with a credential in it."""
 
@@ -114,7 +118,7 @@ class Call:
 
     async def see(self, use_case: UseCase[T]) -> T:
         """Run a use case that reads, off the event loop."""
-        return await to_thread.run_sync(self.wiring.store.read, use_case)
+        return await to_thread.run_sync(partial(self.wiring.store.read, use_case, within_s=QUERY_TIMEOUT_S))
 
     async def see_all(
         self,

@@ -141,16 +141,18 @@ class Query:
 
     def paging(self, *, per_page: int = 50) -> Paging:
         """Return which page is asked for; `per_page` is the default."""
-        return Paging(self._integer("page", 1, MAX_PAGE), self._integer("per_page", per_page, MAX_PER_PAGE))
+        page = self.integer("page", least=1, most=MAX_PAGE)
+        return Paging(page or 1, self.integer("per_page", least=1, most=MAX_PER_PAGE) or per_page)
 
-    def _integer(self, name: str, default: int, most: int) -> int:
+    def integer(self, name: str, *, least: int, most: int) -> int | None:
+        """Return a whole number within these bounds."""
+
         def reading(value: str) -> int:
-            number = int(value) if _INTEGER.fullmatch(value) else 0
-            if not 1 <= number <= most:
-                raise _BadValueError(f"must be an integer from 1 to {most}")
-            return number
+            if not _INTEGER.fullmatch(value) or not least <= int(value) <= most:
+                raise _BadValueError(f"must be an integer from {least} to {most}")
+            return int(value)
 
-        return self._read(name, reading) or default
+        return self._read(name, reading)
 
     def _read(self, name: str, reading: Callable[[str], R]) -> R | None:
         values = self._given.get(name)

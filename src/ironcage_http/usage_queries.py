@@ -1,17 +1,21 @@
 """Usage queries: the filters and the time that every question about usage takes, and how an answer echoes them."""
 
-from typing import Final
+from collections.abc import Callable
+from typing import Any, Final, TypeVar
 
 import msgspec
 
 from ironcage_core.domain.access import Principal
-from ironcage_core.domain.instants import Instant
-from ironcage_core.domain.periods import Asked, TimeRange
+from ironcage_core.domain.periods import Asked, Period
 from ironcage_core.ports.lists import UsageFilter
 from ironcage_core.ports.storage import UnitOfWork
 from ironcage_core.services.usage_scope import UsageQuestion, check_may_ask_by_user, usage_filter
+from ironcage_core.services.usage_selection import Selection, selected
+from ironcage_http.calls import Call
 from ironcage_http.queries import Query
 from ironcage_http.wire import moment
+
+T = TypeVar("T")
 
 LONGEST_MODEL = 200
 LONGEST_PROJECT = 500
@@ -21,6 +25,9 @@ QUESTIONS: Final = (
     "agent_id", "provider_id", "provider", "model", "project_id", "user_id", "period", "start_date", "end_date",
 )  # fmt: skip
 """The query parameters that say which calls a question is about."""
+
+CODES: Final = ("INVALID_PERIOD", "RANGE_TOO_OLD", "AGENT_NOT_FOUND", "PROVIDER_NOT_FOUND", "FORBIDDEN")
+"""The codes that these parameters may bring."""
 
 
 class RangeView(msgspec.Struct, frozen=True):
@@ -74,6 +81,33 @@ def read_time(query: Query) -> Asked:
     )
 
 
-def range_view(time: TimeRange, start: Instant | None) -> RangeView:
-    """Return a range as callers see it."""
-    return RangeView(moment(start), moment(time.end))
+async def asked_of_usage(
+    call: Call, query: Query, use_case: Callable[[UnitOfWork, Selection], T], *, default: Period = "all-time"
+) -> tuple[dict[str, Any], T]:
+    """Return what an answer says of its question, and what a use case says of the calls that a query means.
+
+    Args:
+        call: The call.
+        query: Its query, read but for which calls it means.
+        use_case: What is asked of them.
+        default: The period that is meant if none is named.
+    """
+    who = call.user()
+    asked, when = read_question(query), read_time(query)
+
+    def run(uow: UnitOfWork) -> tuple[Selection, T]:
+        chosen = selected(uow, judged_filter(uow, query, asked, who(uow)), when, default=default)
+        return chosen, use_case(uow, chosen)
+
+    chosen, found = await call.see(run)
+    return echo(asked, chosen), found
+
+
+def echo(asked: UsageQuestion, chosen: Selection) -> dict[str, Any]:
+    """Return what an answer says of its question: the fields of an `EchoView`."""
+    return {
+        "period": chosen.time.period,
+        "range": RangeView(moment(chosen.start), moment(chosen.time.end)),
+        "filters": asked.used,
+        "calculated_at": moment(chosen.calculated_at),
+    }

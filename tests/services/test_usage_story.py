@@ -180,7 +180,7 @@ def test_a_call_belongs_to_the_project_it_was_made_in(world: World, ann: Princip
     assert (cost(world, token), cost(world, token, UsageQuestion(project_id="old"))) == (1, 1)
     assert cost(world, token, UsageQuestion(agent_id=agent.id)) == 1
     nothing = totals(world, token, UsageQuestion(project_id="new"))
-    assert (nothing.sums.calls, nothing.providers, nothing.start) == (0, [], None)
+    assert (nothing.sums.calls, nothing.providers, nothing.chosen.start) == (0, [], None)
     assert traces(world, token).rows == traces(world, ann, project_id="old").rows == [old]
     assert traces(world, token, project_id="new") == Page([], 0)
     assert trace(world, token, old.id) == old
@@ -252,10 +252,10 @@ def test_a_range_takes_what_lies_in_its_hours(world: World, ann: Principal) -> N
 
     assert {name: cost(world, ann, when=Asked(period=name)) for name in expected} == expected
     day = hour // MS_PER_DAY * MS_PER_DAY
-    assert totals(world, ann).start == hour - 8 * MS_PER_DAY
-    assert totals(world, ann, when=Asked(period="today")).start == day
+    assert totals(world, ann).chosen.start == hour - 8 * MS_PER_DAY
+    assert totals(world, ann, when=Asked(period="today")).chosen.start == day
     assert cost(world, ann, when=Asked(start=hour - 24 * MS_PER_HOUR, end=hour)) == 2
-    assert totals(world, ann).time.end == totals(world, ann).calculated_at == NOON + 60_000
+    assert totals(world, ann).chosen.time.end == totals(world, ann).chosen.calculated_at == NOON + 60_000
 
 
 def test_a_time_that_cannot_be_answered_is_refused(world: World, ann: Principal) -> None:
@@ -275,7 +275,7 @@ def test_the_first_call_is_of_what_the_caller_sees(world: World, ann: Principal,
     called(world, world.agent(), occurred_at=NOON - 3 * MS_PER_DAY)
     called(world, world.agent(owner_id=bob.user_id))
 
-    starts = [totals(world, principal).start for principal in (ann, bob, THE_ADMIN)]
+    starts = [totals(world, principal).chosen.start for principal in (ann, bob, THE_ADMIN)]
 
     assert starts == [NOON - 3 * MS_PER_DAY, NOON, NOON - 3 * MS_PER_DAY]
 

@@ -15,6 +15,7 @@ LimitClass = Literal[
     "login", "refresh", "change_password", "auth_validate", "auth_verify", "api_token_validate", "api_token_make",
     "ic_token_make", "keys", "provider_key", "create", "read", "update", "delete", "agent_status",
     "budget_request_create", "budget_request_decide", "analytics_events", "analytics_duplicates", "analytics_read",
+    "analytics_export",
     "reads", "writes", "handshake", "refresh_lease", "return", "report", "reserve",
 ]  # fmt: skip
 LimitKey = Literal[
@@ -65,6 +66,7 @@ LIMITS: Final[Mapping[LimitClass, Limit]] = MappingProxyType(
         "analytics_events": Limit(Rate(5000, 5 * _MIN_S), "agent"),  # a burst of 5000, refilled by 1000 a minute
         "analytics_duplicates": _per_min(20_000, "agent"),
         "analytics_read": _per_min(300, "user"),
+        "analytics_export": _per_min(10, "user"),
         "reads": _per_min(100, "credential and route"),
         "writes": _per_min(60, "credential and route"),
         "handshake": _per_min(60, "agent"),

@@ -71,17 +71,6 @@ def usd(micros: Micros) -> Decimal:
     return Decimal(micros).scaleb(-6).normalize() + 0
 
 
-def percent_of(part: Micros, whole: Micros) -> Decimal:
-    """Return a part of a whole in percent with two decimals, half away from zero; of nothing, 100 is anything but 0.
-
-    Source: contract budget.md 1.2 (E11), 6.
-    """
-    if whole == 0:
-        return Decimal(100 if part else 0)
-    hundredths = (abs(part) * 20_000 + whole) // (2 * whole)
-    return Decimal(hundredths if part >= 0 else -hundredths).scaleb(-2)
-
-
 def format_usd(micros: Micros) -> str:
     """Return an amount for a person: `-$1.50`, at least two decimals, six at most."""
     whole, fraction = divmod(abs(micros), MICROS_PER_USD)

@@ -9,6 +9,7 @@ from ironcage_core.domain.access import Principal
 from ironcage_core.domain.agents import Agent
 from ironcage_core.domain.instants import MS_PER_HOUR, day_start
 from ironcage_core.domain.ledger import Balance
+from ironcage_core.domain.ratios import half_up
 from ironcage_core.domain.usage import UsageSums
 from ironcage_core.ports.lists import UsageFilter
 from ironcage_core.ports.storage import UnitOfWork
@@ -29,8 +30,7 @@ class AgentMetrics:
     @property
     def avg_duration_ms(self) -> int | None:
         """How long a call took on average, half up, of those that say so."""
-        calls = self.total.timed
-        return (2 * self.total.duration_ms + calls) // (2 * calls) if calls else None
+        return half_up(self.total.duration_ms, self.total.timed) if self.total.timed else None
 
 
 @dataclass(frozen=True, slots=True)

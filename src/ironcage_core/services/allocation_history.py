@@ -8,7 +8,8 @@ from decimal import Decimal
 
 from ironcage_core.domain.access import Principal
 from ironcage_core.domain.ledger import AllocationNote, Entry
-from ironcage_core.domain.money import Micros, percent_of
+from ironcage_core.domain.money import Micros
+from ironcage_core.domain.ratios import percent_of
 from ironcage_core.ports.lists import Page, Paging
 from ironcage_core.ports.storage import UnitOfWork
 from ironcage_core.services.agent_records import own_agent

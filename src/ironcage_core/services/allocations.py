@@ -11,7 +11,8 @@ from ironcage_core.domain.idempotency import Result, RetryKey
 from ironcage_core.domain.instants import Instant
 from ironcage_core.domain.leases import Lease
 from ironcage_core.domain.ledger import AllocationNote, Balance, Entry
-from ironcage_core.domain.money import MICROS_PER_USD, Micros, percent_of
+from ironcage_core.domain.money import MICROS_PER_USD, Micros
+from ironcage_core.domain.ratios import percent_of
 from ironcage_core.domain.texts import reason_problem, tidied
 from ironcage_core.errors.money import (
     BudgetBelowSpentError,

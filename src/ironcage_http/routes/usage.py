@@ -14,15 +14,16 @@ from ironcage_http.calls import Call, answer
 from ironcage_http.queries import Query
 from ironcage_http.routing import Route
 from ironcage_http.usage_queries import (
+    CODES,
     LONGEST_PROJECT,
     QUESTIONS,
     EchoView,
+    echo,
     judged_filter,
-    range_view,
     read_question,
     read_time,
 )
-from ironcage_http.wire import amount, moment
+from ironcage_http.wire import amount
 
 LONGEST_PROVIDER: Final = 100
 
@@ -69,7 +70,7 @@ async def get_totals(call: Call) -> ASGIResponse:
     query = Query(call.query)
     asked = read_question(query)
     totals = await _totals(call, query, asked)
-    return answer(UsageView(**_sums(totals), **_echo(asked, totals)))
+    return answer(UsageView(**_sums(totals), **echo(asked, totals.chosen)))
 
 
 async def get_of_project(call: Call) -> ASGIResponse:
@@ -78,7 +79,7 @@ async def get_of_project(call: Call) -> ASGIResponse:
     project_id = _segment(call, query, "project_id", LONGEST_PROJECT).strip()
     asked = read_question(query)
     totals = await _totals(call, query, asked, project_id=project_id)
-    return answer(ProjectUsageView(**_sums(totals), **_echo(asked, totals), project_id=project_id))
+    return answer(ProjectUsageView(**_sums(totals), **echo(asked, totals.chosen), project_id=project_id))
 
 
 async def get_of_provider(call: Call) -> ASGIResponse:
@@ -94,7 +95,7 @@ async def get_of_provider(call: Call) -> ASGIResponse:
             requests=totals.sums.completed,
             total_cost=amount(totals.sums.cost_micros),
             scope=totals.scope,
-            **_echo(asked, totals),
+            **echo(asked, totals.chosen),
         )
     )
 
@@ -139,32 +140,21 @@ def _sums(totals: UsageTotals) -> dict[str, Any]:
     }
 
 
-def _echo(asked: UsageQuestion, totals: UsageTotals) -> dict[str, Any]:
-    return {
-        "period": totals.time.period,
-        "range": range_view(totals.time, totals.start),
-        "filters": asked.used,
-        "calculated_at": moment(totals.calculated_at),
-    }
-
-
-_CODES: Final = ("INVALID_PERIOD", "RANGE_TOO_OLD", "AGENT_NOT_FOUND", "PROVIDER_NOT_FOUND", "FORBIDDEN")
-
 ROUTES: Final[tuple[Route, ...]] = (
     Route(
         "GET", "/usage", get_totals, "Calls, tokens and cost, in all and by provider", answer=UsageView,
-        action="usage.read", limit="analytics_read", codes=_CODES, query=QUESTIONS,
+        action="usage.read", limit="analytics_read", codes=CODES, query=QUESTIONS,
     ),
     Route(
         "GET", "/usage/aggregate", get_totals, "The same as /usage", answer=UsageView,
-        action="usage.read", limit="analytics_read", codes=_CODES, query=QUESTIONS,
+        action="usage.read", limit="analytics_read", codes=CODES, query=QUESTIONS,
     ),
     Route(
         "GET", "/usage/by-project/{project_id}", get_of_project, "Calls, tokens and cost of one project",
-        answer=ProjectUsageView, action="usage.read", limit="analytics_read", codes=_CODES, query=QUESTIONS,
+        answer=ProjectUsageView, action="usage.read", limit="analytics_read", codes=CODES, query=QUESTIONS,
     ),
     Route(
         "GET", "/usage/by-provider/{provider}", get_of_provider, "Calls, tokens and cost of one provider",
-        answer=ProviderTotalView, action="usage.read", limit="analytics_read", codes=_CODES, query=QUESTIONS,
+        answer=ProviderTotalView, action="usage.read", limit="analytics_read", codes=CODES, query=QUESTIONS,
     ),
 )  # fmt: skip

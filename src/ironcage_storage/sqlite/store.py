@@ -8,7 +8,7 @@ import asyncio
 import queue
 import sqlite3
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import Future
 from contextlib import contextmanager
 from enum import Enum
@@ -19,7 +19,7 @@ from typing import Final, Self, TypeVar
 from ironcage_core.errors.tree import UnavailableError
 from ironcage_core.ports.storage import UnitOfWork, UseCase
 from ironcage_core.ports.system import Clock, Ids
-from ironcage_storage.sqlite.connection import MEMORY, connect, translated
+from ironcage_storage.sqlite.connection import MEMORY, connect, time_limit, translated
 from ironcage_storage.sqlite.glances import Glances, Reader
 from ironcage_storage.sqlite.queue import Job, WriteQueue
 from ironcage_storage.sqlite.schema import migrate
@@ -78,7 +78,9 @@ class SqliteStore:
         except BaseException:
             self._connection.close()
             raise
-        self._writer = Writer(self._connection, self._unit(self._connection, writable=True))
+        unit = self._unit(self._connection, writable=True)
+        self._feed = unit.feed
+        self._writer = Writer(self._connection, unit)
         self._is_closed = False
         self._closing = threading.Lock()
         self._queue: WriteQueue | None = None
@@ -129,13 +131,17 @@ class SqliteStore:
             raise outcome.error
         return outcome.answer  # type: ignore[return-value]  # what the use case returned
 
-    def read(self, use_case: UseCase[T]) -> T:
-        """Run a use case on a consistent snapshot; one that turns out to write is run as a write instead."""
+    def read(self, use_case: UseCase[T], *, within_s: float | None = None) -> T:
+        """Run a use case on a consistent snapshot; one that turns out to write is run as a write instead.
+
+        Raises:
+            QueryTimeoutError: The database took longer over it than `within_s`.
+        """
         self._check_open()
         if self._queue is None:
             return self._write_inline(use_case)
         try:
-            return self._read_only(use_case)
+            return self._read_only(use_case, within_s)
         except ReadOnlyError:
             return self.write(use_case)
 
@@ -152,8 +158,15 @@ class SqliteStore:
         except ReadOnlyError:
             return await self.write_async(use_case)
 
-    def _read_only(self, use_case: UseCase[T]) -> T:
+    def _read_only(self, use_case: UseCase[T], within_s: float | None) -> T:
         connection, uow = self._take_reader()
+        try:
+            with time_limit(connection, within_s):
+                return self._read_with(connection, uow, use_case)
+        finally:
+            self._readers.put((connection, uow))
+
+    def _read_with(self, connection: sqlite3.Connection, uow: SqliteUnitOfWork, use_case: UseCase[T]) -> T:
         try:
             connection.execute("BEGIN")
             try:
@@ -164,8 +177,6 @@ class SqliteStore:
                 connection.execute("ROLLBACK")
         except sqlite3.Error as error:
             raise translated(error) from error
-        finally:
-            self._readers.put((connection, uow))
 
     def _take_reader(self) -> Reader:
         reader = self._readers.get()
@@ -183,6 +194,13 @@ class SqliteStore:
     def _open_reader(self) -> Reader:
         connection = connect(self._path, read_only=True)
         return connection, self._unit(connection, writable=False)
+
+    def on_publish(self, listener: Callable[[], None]) -> Callable[[], None]:
+        """Have something called, in whatever thread, after each commit of this store that wrote events.
+
+        It must not raise, nor wait. Returns what takes it back.
+        """
+        return self._feed.listen(listener)
 
     @contextmanager
     def transaction(self) -> Iterator[UnitOfWork]:
