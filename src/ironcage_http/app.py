@@ -15,11 +15,13 @@ from ironcage_core.domain.rate_limits import FailureWindow, TokenBuckets
 from ironcage_core.ports.storage import Store
 from ironcage_core.services.key_lending import Sealing
 from ironcage_core.services.token_quotas import TokenCounter
-from ironcage_http import openapi
+from ironcage_http import asyncapi, openapi
 from ironcage_http.calls import JSON
 from ironcage_http.edge import Edge
 from ironcage_http.endpoints import endpoint
-from ironcage_http.errors import on_exception, on_http_exception
+from ironcage_http.errors import on_exception, on_http_exception, upgrade_required
+from ironcage_http.feed_hub import FeedHub
+from ironcage_http.feed_sockets import PATHS, FeedSockets
 from ironcage_http.maintenance import maintained
 from ironcage_http.metrics import Metrics
 from ironcage_http.routes import (
@@ -27,6 +29,13 @@ from ironcage_http.routes import (
     agent_keys,
     agent_metrics,
     agents,
+    analytics_budgets,
+    analytics_calls,
+    analytics_events,
+    analytics_exports,
+    analytics_series,
+    analytics_spending,
+    analytics_usage,
     api_tokens,
     audit,
     auth,
@@ -45,6 +54,7 @@ from ironcage_http.routes import (
     reports,
     reservations,
     system,
+    telemetry,
     tokens,
     traces,
     usage,
@@ -90,7 +100,15 @@ ROUTES: Final[Sequence[Route]] = (
     *leases.ROUTES,
     *ledger.ROUTES,
     *usage.ROUTES,
+    *analytics_spending.ROUTES,
+    *analytics_usage.ROUTES,
+    *analytics_budgets.ROUTES,
+    *analytics_series.ROUTES,
+    *analytics_calls.ROUTES,
+    *analytics_exports.ROUTES,
     *traces.ROUTES,
+    *analytics_events.ROUTES,
+    *telemetry.ROUTES,
     *audit.ROUTES,
     *system.ROUTES,
 )
@@ -117,6 +135,7 @@ def wire(store: Store, settings: Settings) -> Wiring:
         denials=TokenBuckets(),
         token_counter=TokenCounter(TokenBuckets()),
         sweeper=Sweeper(store),
+        metrics=Metrics(lambda: store.queue_depth),
         nobodys_hash=hasher.hash(secrets.token_urlsafe()),
         new_refresh_token=new_refresh_token,
         new_api_token=new_api_token,
@@ -132,32 +151,41 @@ def create_app(store: Store, settings: Settings) -> ASGIApp:
         settings: What the operator decided.
     """
     wiring = wire(store, settings)
-    metrics = Metrics(lambda: store.queue_depth)
+    metrics = wiring.metrics
+    hub = FeedHub(store, wiring.clock, count_sent=metrics.count_feed_messages, count_slow=metrics.count_slow_consumer)
+    metrics.watch_feed(lambda: len(hub.registry.connections))
     document = openapi.describe(ROUTES)
     app = Litestar(
         route_handlers=[
-            *_handlers("/api/v1", wiring),
-            *_handlers("/api", wiring),
+            *_handlers("/api/v1", ROUTES, wiring),
+            *_handlers("/api", ROUTES, wiring),
+            *_handlers("/v1", telemetry.ROUTES, wiring),  # the path that runtimes were promised
             *_documents(document),
             _metrics(wiring, metrics),
+            *_plain_feed(),
         ],
         exception_handlers={HTTPException: on_http_exception, Exception: on_exception},
-        lifespan=[partial(maintained, wiring=wiring, watch=SecretWatch(wiring, metrics))],
+        lifespan=[partial(maintained, wiring=wiring, watch=SecretWatch(wiring, metrics)), hub.running],
         request_max_body_size=settings.max_body_bytes,
         openapi_config=None,
         logging_config=None,
     )
     is_production = settings.mode == "production"
-    return Edge(app, origins=settings.allowed_origins, is_production=is_production, metrics=metrics)
+    sockets = FeedSockets(wiring, hub)
+    return Edge(app, sockets, origins=settings.allowed_origins, is_production=is_production, metrics=metrics)
 
 
-def _handlers(base: str, wiring: Wiring) -> list[HTTPRouteHandler]:
+def _handlers(base: str, routes: Sequence[Route], wiring: Wiring) -> list[HTTPRouteHandler]:
     return [
         # Every answer brings its own status; Litestar would take that of a DELETE for 204 and refuse a body.
-        HTTPRouteHandler(base + _typed(route.path), http_method=route.method, status_code=200, media_type=JSON)(
-            endpoint(route, wiring)
-        )
-        for route in ROUTES
+        HTTPRouteHandler(
+            base + _typed(route.path),
+            http_method=route.method,
+            status_code=200,
+            media_type=JSON,
+            request_max_body_size=wiring.settings.max_body_bytes * route.body_factor,
+        )(endpoint(route, wiring))
+        for route in routes
     ]
 
 
@@ -167,9 +195,13 @@ def _typed(path: str) -> str:
 
 def _documents(document: dict[str, Any]) -> list[HTTPRouteHandler]:
     as_json, as_page = encode(document), openapi.page(document).encode()
+    of_feed = encode(asyncapi.describe())
 
     async def machine(request: Request[Any, Any, Any]) -> ASGIResponse:  # noqa: ARG001 - Litestar passes it by name
         return ASGIResponse(body=as_json, media_type=JSON)
+
+    async def listeners(request: Request[Any, Any, Any]) -> ASGIResponse:  # noqa: ARG001 - Litestar passes it by name
+        return ASGIResponse(body=of_feed, media_type=JSON)
 
     async def people(request: Request[Any, Any, Any]) -> ASGIResponse:  # noqa: ARG001 - Litestar passes it by name
         headers = {"Content-Security-Policy": _PAGE_POLICY}
@@ -177,8 +209,16 @@ def _documents(document: dict[str, Any]) -> list[HTTPRouteHandler]:
 
     return [
         HTTPRouteHandler("/api/openapi.json", http_method="GET")(machine),
+        HTTPRouteHandler("/api/asyncapi.json", http_method="GET")(listeners),
         HTTPRouteHandler("/api/docs", http_method="GET")(people),
     ]
+
+
+def _plain_feed() -> list[HTTPRouteHandler]:
+    async def handle(request: Request[Any, Any, Any]) -> ASGIResponse:  # noqa: ARG001 - Litestar passes it by name
+        return upgrade_required()
+
+    return [HTTPRouteHandler(path, http_method="GET")(handle) for path in PATHS]
 
 
 def _metrics(wiring: Wiring, metrics: Metrics) -> HTTPRouteHandler:

@@ -6,7 +6,7 @@ An ASGI wrapper around the whole app, so that Litestar's own answers pass throug
 
 import re
 import secrets
-from collections.abc import Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from time import perf_counter
 from typing import Any, Final
 
@@ -37,6 +37,7 @@ _PREFLIGHT: Final = (
 )
 
 Headers = list[tuple[bytes, bytes]]
+Sockets = Callable[[Any, Any, Any], Awaitable[None]]
 
 
 class Edge:
@@ -44,23 +45,42 @@ class Edge:
 
     Args:
         app: What answers.
+        sockets: What answers handshakes of WebSockets.
         origins: Which origins a browser may call from.
         is_production: Whether browsers are told to use TLS only.
         metrics: Where requests are counted.
     """
 
-    def __init__(self, app: ASGIApp, *, origins: Sequence[str], is_production: bool, metrics: Metrics) -> None:
+    def __init__(
+        self, app: ASGIApp, sockets: Sockets, *, origins: Sequence[str], is_production: bool, metrics: Metrics
+    ) -> None:
         self._app = app
+        self._sockets = sockets
         self._origins = frozenset(origin.encode() for origin in origins)
         self._always = [*_SECURITY, *([_TRANSPORT] if is_production else [])]
         self._metrics = metrics
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer one request."""
-        if scope["type"] != ScopeType.HTTP:
-            await self._app(scope, receive, send)
-        else:
+        if scope["type"] == ScopeType.HTTP:
             await self._answer(scope, receive, send)
+        elif scope["type"] == ScopeType.WEBSOCKET:
+            await self._open(scope, receive, send)
+        else:
+            await self._app(scope, receive, send)
+
+    async def _open(self, scope: Any, receive: Receive, send: Send) -> None:  # noqa: ANN401 - an ASGI scope
+        sent = dict(scope["headers"])
+        request_id = _request_id(sent.get(b"x-request-id"))
+        scope.setdefault("state", {})["request_id"] = request_id
+        headers = self._headers(scope["path"], sent.get(b"origin"), request_id)
+
+        async def decorated(message: Any) -> None:  # noqa: ANN401 - an ASGI message
+            if message["type"] == "websocket.http.response.start":
+                message["headers"] = [*message["headers"], *headers, _NO_STORE]
+            await send(message)
+
+        await self._sockets(scope, receive, decorated)
 
     async def _answer(self, scope: HTTPScope, receive: Receive, send: Send) -> None:
         sent = dict(scope["headers"])

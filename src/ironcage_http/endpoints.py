@@ -38,17 +38,17 @@ def endpoint(route: Route, wiring: Wiring) -> Callable[[Request[Any, Any, Any]],
     """Return the Litestar handler of a route: it reads the request, runs the handler and maps its refusals."""
 
     async def handle(request: Request[Any, Any, Any]) -> ASGIResponse:
-        headers = _headers(request)
+        headers = headers_of_scope(request.scope)
         try:
             raw = b"" if request.method == "GET" and not headers.keys() & _OF_A_BODY else await request.body()
         except InternalServerException:  # the client has gone; nobody reads the answer
             return ASGIResponse(status_code=400)
-        gate = Gate(wiring, route, _origin(request, headers, wiring), request.path_params.get("agent_id"))
+        gate = Gate(wiring, route, origin_of(request.scope, headers, wiring), request.path_params.get("agent_id"))
         try:
             gate.check_address()
             response: ASGIResponse = await route.handler(Call(wiring, request, headers, raw, gate))
         except IroncageError as error:
-            response = await _refusal(gate, error, request.path_params)
+            response = await refusal(gate, error, request.path_params)
         if gate.taken is not None:
             for name, value in headers_of(gate.taken, wiring.clock.now() // MS_PER_S).items():
                 response.headers.setdefault(name, value)
@@ -57,29 +57,31 @@ def endpoint(route: Route, wiring: Wiring) -> Callable[[Request[Any, Any, Any]],
     return handle
 
 
-def _headers(request: Request[Any, Any, Any]) -> dict[str, str]:
+def headers_of_scope(scope: Any) -> dict[str, str]:  # noqa: ANN401 - an ASGI scope
     """Return the headers by lower-case name.
 
     One that comes twice is one list, as RFC 9110 5.2 has it: a second credential hides behind no first one.
     """
     headers: dict[str, str] = {}
-    for raw_name, raw_value in request.scope["headers"]:
+    for raw_name, raw_value in scope["headers"]:
         name, value = raw_name.decode("latin-1"), raw_value.decode("latin-1")
         headers[name] = f"{headers[name]}, {value}" if name in headers else value
     return headers
 
 
-def _origin(request: Request[Any, Any, Any], headers: Mapping[str, str], wiring: Wiring) -> Origin:
-    peer = request.scope.get("client")
+def origin_of(scope: Any, headers: Mapping[str, str], wiring: Wiring) -> Origin:  # noqa: ANN401 - an ASGI scope
+    """Return where a request came from."""
+    peer = scope.get("client")
     address, trusted = (peer[0] if peer else None), wiring.settings.trusted_proxies
     if trusted:
         forwarded = headers.get("x-forwarded-for")
         address = client_address(address, [] if forwarded is None else [forwarded], trusted)
     agent = headers.get("user-agent", "")[:LONGEST_USER_AGENT] or None
-    return Origin(address, agent, str(request.scope["state"]["request_id"]))
+    return Origin(address, agent, str(scope["state"]["request_id"]))
 
 
-async def _refusal(gate: Gate, error: IroncageError, path: Mapping[str, str]) -> ASGIResponse:
+async def refusal(gate: Gate, error: IroncageError, path: Mapping[str, str]) -> ASGIResponse:
+    """Return the answer to a request that ended in an error; who was refused for want of a right is remembered."""
     if gate.known is None or type(error) not in DENIALS:
         return refused(error)
     route, actor = gate.route, gate.known.actor

@@ -93,6 +93,7 @@ _HTTP_CODES: Final[Mapping[int, tuple[str, str]]] = MappingProxyType(
         404: ("NOT_FOUND", "There is nothing at this path"),
         405: ("METHOD_NOT_ALLOWED", "The path does not take this method"),
         413: ("PAYLOAD_TOO_LARGE", "The body is too large"),
+        426: ("UPGRADE_REQUIRED", "This path speaks WebSocket only"),
     }
 )
 
@@ -160,6 +161,13 @@ def not_found() -> ASGIResponse:
     """Return the answer to a path that names nothing."""
     code, message = _HTTP_CODES[404]
     return ASGIResponse(body=_envelope(code, message, {}), status_code=404, media_type=_JSON)
+
+
+def upgrade_required() -> ASGIResponse:
+    """Return the answer to a plain request where only a WebSocket is."""
+    code, message = _HTTP_CODES[426]
+    headers = {"Upgrade": "websocket", "Connection": "Upgrade"}
+    return ASGIResponse(body=_envelope(code, message, {}), status_code=426, media_type=_JSON, headers=headers)
 
 
 def on_http_exception(request: Request[Any, Any, Any], error: HTTPException) -> Response[bytes]:

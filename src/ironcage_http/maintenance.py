@@ -7,17 +7,21 @@ import asyncio
 import contextlib
 import logging
 import random
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from functools import partial
 from typing import Final
 
 from ironcage_core.errors.tree import IroncageError
 from ironcage_core.services.audit_log import prune_audit_log
+from ironcage_core.services.feed import prune_feed
+from ironcage_core.services.ingestion import forget_calls
 from ironcage_core.services.reserving import forget_reservations
 from ironcage_core.services.retries import forget_answers
 from ironcage_core.services.sessions import forget_sessions
+from ironcage_core.services.telemetry import purge_telemetry
 from ironcage_core.services.usage_retention import forget_limit_windows, purge_usage
 from ironcage_http.secret_watch import WATCH_EVERY_S, SecretWatch
+from ironcage_http.settings import Settings
 from ironcage_http.wiring import Wiring
 
 logger = logging.getLogger(__name__)
@@ -69,13 +73,25 @@ async def _once(work: Callable[[], Awaitable[None]]) -> None:
 
 
 async def _prune(wiring: Wiring) -> None:
-    """Remove what the audit log and the usage need not keep, and sessions and counts that were over long ago."""
-    settings = wiring.settings
-    prune = partial(prune_audit_log, standard_days=settings.audit_retention_days)
-    purge = partial(
-        purge_usage, record_days=settings.usage_retention_days, hour_days=settings.hour_rollup_retention_days
-    )
-    for each in (prune, purge, forget_limit_windows, forget_sessions, forget_reservations, forget_answers):
+    """Remove what need not be kept, and what was over long ago."""
+    for each in (
+        *_kept_for_a_time(wiring.settings),
+        forget_limit_windows,
+        forget_sessions,
+        forget_reservations,
+        forget_answers,
+    ):
         work = partial(each, limit=PRUNE_LIMIT)
         while await wiring.store.write_async(work) == PRUNE_LIMIT:
             pass
+
+
+def _kept_for_a_time(settings: Settings) -> Iterator[Callable[..., int]]:
+    """Yield what removes a log that is older than the operator wants it to be kept; calls before their keys."""
+    days, key_days = settings.usage_retention_days, settings.call_key_retention_days
+    yield partial(prune_audit_log, standard_days=settings.audit_retention_days)
+    yield partial(purge_usage, record_days=days, hour_days=settings.hour_rollup_retention_days)
+    yield partial(purge_telemetry, record_days=days, safety_days=settings.safety_retention_days, key_days=key_days)
+    if key_days is not None:
+        yield partial(forget_calls, key_days=key_days)
+    yield partial(prune_feed, hours=settings.feed_retention_hours, events=settings.feed_retention_events)

@@ -7,6 +7,7 @@ tells the app when it was last heard of, and lets it send pings, for which ASGI 
 from __future__ import annotations
 
 import asyncio
+from functools import lru_cache
 from typing import TYPE_CHECKING, Any, Final
 
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
@@ -24,6 +25,22 @@ MAX_HEAD_BYTES: Final = 65_536
 LINK: Final = "ironcage.link"
 
 _TOO_LARGE: Final = b"HTTP/1.1 431 Request Header Fields Too Large\r\ncontent-length: 0\r\nconnection: close\r\n\r\n"
+
+
+_LITTLE_BYTES: Final = 32_768
+_ONE_BYTE_LENGTH: Final = 126
+_TWO_BYTE_LENGTH: Final = 1 << 16
+
+
+@lru_cache(maxsize=256)
+def text_frame(words: bytes) -> bytes:
+    """Return the frame that a server sends of a text; the same for every client. Source: RFC 6455, section 5.2."""
+    length = len(words)
+    if length < _ONE_BYTE_LENGTH:
+        return bytes((0x81, length)) + words
+    if length < _TWO_BYTE_LENGTH:
+        return b"\x81\x7e" + length.to_bytes(2) + words
+    return b"\x81\x7f" + length.to_bytes(8) + words
 
 
 class BoundedHttp(HttpToolsProtocol):
@@ -55,19 +72,24 @@ class BoundedHttp(HttpToolsProtocol):
 
     def on_message_begin(self) -> None:
         """Start to wait for the end of a request."""
-        super().on_message_begin()  # type: ignore[no-untyped-call]
+        super().on_message_begin()
         self._expect_request()
 
     def on_headers_complete(self) -> None:
         """Go on with the body."""
         self._is_in_head = False
-        super().on_headers_complete()  # type: ignore[no-untyped-call]
+        super().on_headers_complete()
 
     def on_message_complete(self) -> None:
         """Stop waiting: the request is there."""
         self._stop_waiting()
         self._is_in_head, self._head_bytes = True, 0
-        super().on_message_complete()  # type: ignore[no-untyped-call]
+        super().on_message_complete()
+
+    def handle_websocket_upgrade(self) -> None:
+        """Hand the connection over; it may now be quiet for as long as it likes."""
+        self._stop_waiting()
+        super().handle_websocket_upgrade()
 
     def _expect_request(self) -> None:
         if self._deadline is None:
@@ -94,10 +116,28 @@ class Link:
         """How much waits to be taken by the network."""
         return self._protocol.transport.get_write_buffer_size()
 
+    @property
+    def can_write(self) -> bool:
+        """Whether a message would go out at once: the connection is open, and little waits."""
+        return self._is_open and self.unsent_bytes < _LITTLE_BYTES
+
+    @property
+    def _is_open(self) -> bool:
+        protocol = self._protocol
+        return protocol.handshake_complete and not protocol.close_sent and not protocol.transport.is_closing()
+
+    def write(self, frames: bytes) -> None:
+        """Write whole frames, made by `text_frame`; only right after `can_write` said so."""
+        self._protocol.transport.write(frames)
+
+    def abort(self) -> None:
+        """Cut the connection, with whatever the client did not take."""
+        self._protocol.transport.abort()
+
     def ping(self) -> None:
         """Ask the client for a sign of life, unless the connection is ending."""
         protocol = self._protocol
-        if protocol.handshake_complete and not protocol.close_sent and not protocol.transport.is_closing():
+        if self._is_open:
             protocol.conn.send_ping(b"ironcage")
             protocol.transport.write(b"".join(protocol.conn.data_to_send()))
 
@@ -124,7 +164,7 @@ class PingingWebSocket(WebSocketsSansIOProtocol):
         super().handle_connect(event)
         if self.response.status_code == SWITCHING:
             # The app's task has been made and not run yet.
-            self.scope["extensions"][LINK] = self._link  # type: ignore[index,typeddict-unknown-key]
+            self.scope["extensions"] = {**(self.scope["extensions"] or {}), LINK: self._link}  # type: ignore[dict-item]
 
 
 SWITCHING: Final = 101

@@ -2,7 +2,7 @@
 
 from ironcage_http import openapi
 from ironcage_http.app import ROUTES
-from scripts import http_reference, permissions_reference
+from scripts import events_reference, http_reference, permissions_reference
 
 
 def test_the_page_lists_what_the_app_serves() -> None:
@@ -13,6 +13,11 @@ def test_the_page_lists_what_the_app_serves() -> None:
 def test_the_page_of_permissions_is_the_table_that_judges() -> None:
     """Run scripts/permissions_reference.py after a change of the table or the routes."""
     assert permissions_reference.PAGE.read_text() == permissions_reference.page()
+
+
+def test_the_page_of_events_is_the_catalogue_that_tells() -> None:
+    """Run scripts/events_reference.py after a change of the catalogue or the messages."""
+    assert events_reference.PAGE.read_text() == events_reference.page()
 
 
 def test_openapi_lists_the_same_statuses_and_codes() -> None:

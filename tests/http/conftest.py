@@ -1,13 +1,14 @@
 """The app that the tests of agents' calls share, and what holds for each of them."""
 
 import logging
-from collections.abc import Iterator
+from collections.abc import AsyncIterator, Iterator
 
 import pytest
 
 from ironcage_storage.sqlite.store import SqliteStore
 from tests.support.http_agents import Stage, shown_secrets, stage
-from tests.support.world import TestAgent
+from tests.support.sockets import Feed, feeding
+from tests.support.world import SetClock, TestAgent
 
 
 @pytest.fixture
@@ -42,3 +43,12 @@ def silence(world: Stage, caplog: pytest.LogCaptureFixture) -> Iterator[None]:
 def agent(world: Stage) -> TestAgent:
     """An agent of ann's."""
     return world.agent()
+
+
+@pytest.fixture
+async def feed() -> AsyncIterator[Feed]:
+    """The live feed of an app over a store in memory, with a clock that is moved by hand."""
+    clock = SetClock()
+    with SqliteStore(":memory:", clock=clock) as opened:
+        async with feeding(opened, clock) as made:
+            yield made

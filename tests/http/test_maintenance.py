@@ -1,5 +1,6 @@
 """What the server tidies up by itself, as far as its settings say."""
 
+from dataclasses import replace
 from functools import partial
 
 import pytest
@@ -7,6 +8,7 @@ import pytest
 from ironcage_core.domain.idempotency import RememberedAnswer
 from ironcage_core.domain.instants import MS_PER_DAY
 from ironcage_core.domain.reservations import Reservation
+from ironcage_core.domain.telemetry import KeptTelemetry
 from ironcage_core.ports.storage import UnitOfWork
 from ironcage_http.app import wire
 from ironcage_http.maintenance import PRUNE_LIMIT, _prune
@@ -62,3 +64,36 @@ async def test_a_round_forgets_reservations_and_keys_of_long_ago() -> None:
 
         assert raw(store, "SELECT request_id FROM reservations") == [("0",)]
         assert raw(store, "SELECT key FROM idempotency_keys ORDER BY key") == [("0",), ("1",)]
+
+
+async def test_a_round_forgets_the_feed_what_runtimes_told_and_keys_of_calls() -> None:
+    """Each in its own time: a day of the feed, a week of telemetry, two of safety, four of keys."""
+    settings = replace(SETTINGS, safety_retention_days=14, call_key_retention_days=30)
+    with SqliteStore(":memory:", clock=(clock := SetClock())) as store:
+        agent_id = store.write(put_agent).id
+        for days_ago in (40, 20, 10, 0):
+            clock.instant = NOON - days_ago * MS_PER_DAY
+            store.write(partial(_tell, agent_id=agent_id, name=f"{days_ago}"))
+
+        await _prune(wire(store, settings))
+
+        assert raw(store, "SELECT name FROM feed ORDER BY seq") == [("0",)]
+        assert raw(store, "SELECT call_key FROM kept_calls ORDER BY 1") == [("10",), ("20",)]
+        assert raw(store, "SELECT call_key FROM usage_records") == [("0",)]
+        assert raw(store, "SELECT event_id, data IS NULL FROM telemetry_events ORDER BY 1") == [
+            ("pii 0", 0), ("pii 10", 0), ("pii 20", 1), ("tool 0", 0), ("tool 10", 1), ("tool 20", 1),
+        ]  # fmt: skip
+
+
+def _tell(uow: UnitOfWork, agent_id: str, name: str) -> None:
+    uow.feed.append("AGENT_EVENT", agent_id=agent_id, name=name, data={})
+    uow.usage.put(
+        usage_row(
+            agent_id, name, occurred_at=uow.now, cost_source="event", event_cost_micros=320, report_cost_micros=None,
+        )
+    )  # fmt: skip
+    for type_, told in (("tool_invocation", "tool"), ("pii_detected", "pii")):
+        is_safety = int(told == "pii")
+        uow.telemetry.put(
+            KeptTelemetry(agent_id, f"{told} {name}", type_, uow.now, uow.now, is_safety, None, None, "{}")
+        )

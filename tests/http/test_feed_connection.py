@@ -1,0 +1,130 @@
+"""A connection of the live feed catching up, at the very moments when something new comes."""
+
+import asyncio
+import json
+from typing import Any
+
+import pytest
+
+from ironcage_core.domain.events import FeedEvent
+from ironcage_core.domain.feed_audience import Audience
+from ironcage_http.feed_auth import Subscriber
+from ironcage_http.feed_connection import Connection, Rows
+from ironcage_http.feed_messages import Told, Who, told
+from tests.support.sockets import texts_of
+from tests.support.world import NOON
+
+pytestmark = pytest.mark.anyio
+
+
+class Log:
+    """A log that grows while it is read: some events before what a read sees, some after it."""
+
+    def __init__(self, *rounds: tuple[int, int]) -> None:
+        self.position = self.last = 2
+        self.rounds = list(rounds)
+        self.connection: Connection | None = None
+
+    def count_sent(self, messages: int = 1) -> None:
+        """Count nothing."""
+
+    def tell(self, event: FeedEvent) -> Told:
+        return told(event)
+
+    async def tail(self, seq: int) -> Rows:
+        before, after = self.rounds.pop(0) if self.rounds else (0, 0)
+        self.commit(before)
+        seen = [(row(number), None) for number in range(seq + 1, self.last + 1)]
+        self.commit(after)
+        return seen
+
+    def commit(self, count: int) -> None:
+        """Write events and pass them on, as the hub does."""
+        for _ in range(count):
+            self.last = self.position = self.last + 1
+            connection = self.connection
+            if connection is not None and connection.is_live and connection.position < self.last:
+                connection.offer(told(row(self.last)), None)
+                connection.flush()
+
+
+class Link:
+    """A socket that takes frames at once."""
+
+    can_write = True
+
+    def __init__(self, sent: list[Any]) -> None:
+        self.sent = sent
+
+    def write(self, frames: bytes) -> None:
+        self.sent += [{"text": text} for text in texts_of(frames)]
+
+
+@pytest.fixture(params=[False, True], ids=["asgi", "link"])
+def has_link(request: pytest.FixtureRequest) -> bool:
+    """Whether the server takes frames beside ASGI."""
+    return bool(request.param)
+
+
+def row(number: int) -> FeedEvent:
+    """Return the event of a number."""
+    return FeedEvent(number, f"evt_{number:032x}", NOON, "AGENT_EVENT", None, "router_started", None, {"port": number})
+
+
+async def ports_of(log: Log, *, has_link: bool, count: int, since: int = 0, again: int | None = None) -> list[int]:
+    """Return what a connection sends that follows from an event on, and once more from another if one is given."""
+    sent: list[Any] = []
+
+    async def send(message: Any) -> None:  # noqa: ANN401 - an ASGI message
+        sent.append(message)
+
+    connection = log.connection = Connection("c", log, send, Link(sent) if has_link else None, 0.0)
+    connection.subscriber = Subscriber(Who("user", "user_1", "admin"), Audience("all"), None, lambda _: None)  # type: ignore[arg-type,return-value]
+    connection.follow(since)
+    if again is not None:
+        connection.is_live = True
+        connection.offer(told(row(2)), None)
+        connection.follow(again)
+    sending = asyncio.create_task(connection.send_all())
+    async with asyncio.timeout(5):
+        while len(sent) < count:  # noqa: ASYNC110 - that is all there is to see
+            await asyncio.sleep(0)
+    for _ in range(10):
+        await asyncio.sleep(0)
+    log.commit(1)
+    connection.end(1000, "")
+    await sending
+    return [json.loads(each["text"])["data"]["port"] for each in sent[:-1]]
+
+
+async def test_what_comes_after_the_last_read_and_before_it_is_live_is_not_lost(has_link: bool) -> None:
+    """It is read once more, up to a boundary."""
+    assert await ports_of(Log((0, 2)), has_link=has_link, count=4) == [1, 2, 3, 4, 5]
+
+
+async def test_what_comes_while_it_reads_up_to_the_boundary_comes_once(has_link: bool) -> None:
+    """Though both the log and the hub have it."""
+    assert await ports_of(Log((0, 2), (1, 1)), has_link=has_link, count=6) == [1, 2, 3, 4, 5, 6, 7]
+
+
+async def test_what_the_log_showed_before_the_hub_passed_it_on_comes_once(has_link: bool) -> None:
+    """A read may be ahead of the hub."""
+    log = Log()
+    log.position = 1
+
+    async def late() -> None:
+        log.position = 2
+        assert log.connection is not None
+        if log.connection.is_live and log.connection.position < 2:
+            log.connection.offer(told(row(2)), None)
+
+    ports = asyncio.create_task(ports_of(log, has_link=has_link, count=2))
+    await asyncio.sleep(0.01)
+    await late()
+
+    assert (await ports)[:2] == [1, 2]
+
+
+async def test_what_waits_when_a_client_resumes_comes_from_the_log_alone(has_link: bool) -> None:
+    """Else it would come twice, and out of order."""
+    assert await ports_of(Log(), has_link=has_link, count=2, again=0) == [1, 2, 3]
