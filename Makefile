@@ -26,10 +26,13 @@ bench: $(READY)
 	$(BIN)/python -m benchmarks.over_http
 	$(BIN)/python -m benchmarks.scale
 	$(BIN)/python -m benchmarks.sweep
+	$(BIN)/python -m benchmarks.analytics
+	$(BIN)/python -m benchmarks.sockets
 
 bench-full: bench
 	$(BIN)/python -m benchmarks.scale --full
 	$(BIN)/python -m benchmarks.sweep --full
+	$(BIN)/python -m benchmarks.analytics --full
 	$(BIN)/python -m benchmarks.memory
 
 sim: $(READY)

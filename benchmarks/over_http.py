@@ -19,7 +19,7 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from time import perf_counter, sleep
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 import httpx
 import msgspec
@@ -32,9 +32,10 @@ from ironcage_http.server import free_port
 from ironcage_storage.sealed.passwords import Argon2PasswordHasher
 from ironcage_storage.sealed.vault import MasterKey
 from ironcage_storage.sqlite.store import SqliteStore
+from ironcage_storage.system import SystemClock
 
 PASSWORD: Final = "a password for the bench"  # noqa: S105 - of a database that lives as long as the bench
-STATUS_OK: Final = b"HTTP/1.1 200"
+STATUSES_OK: Final = (b"HTTP/1.1 200", b"HTTP/1.1 202")
 _encode: Final = msgspec.json.encode
 
 
@@ -57,12 +58,21 @@ class Result:
 
     rate: float
     p50: float
+    p95: float
     p99: float
 
 
+class Served(NamedTuple):
+    """Where a process serves, and how many seconds it took to its first healthy answer."""
+
+    port: int
+    pid: int
+    seconds_to_start: float
+
+
 @contextmanager
-def server(folder: Path) -> Iterator[tuple[str, int, float]]:
-    """Serve a fresh database in a process; yield host, port and the seconds to the first healthy answer."""
+def server(folder: Path) -> Iterator[Served]:
+    """Serve a fresh database in a process."""
     database = folder / "bench.db"
     with SqliteStore(database) as store:
         password_hash = Argon2PasswordHasher().hash(PASSWORD)
@@ -73,8 +83,8 @@ def server(folder: Path) -> Iterator[tuple[str, int, float]]:
 
 
 @contextmanager
-def serving(database: Path) -> Iterator[tuple[str, int, float]]:
-    """Serve a database in a process; yield host, port and the seconds to the first healthy answer."""
+def serving(database: Path) -> Iterator[Served]:
+    """Serve a database in a process."""
     port = free_port("127.0.0.1")
     environ = {
         **os.environ,
@@ -88,7 +98,7 @@ def serving(database: Path) -> Iterator[tuple[str, int, float]]:
     try:
         while not _is_healthy(port):
             sleep(0.02)
-        yield "127.0.0.1", port, perf_counter() - start
+        yield Served(port, process.pid, perf_counter() - start)
     finally:
         process.kill()
         process.wait()
@@ -138,7 +148,7 @@ async def exchange(reader: asyncio.StreamReader, writer: asyncio.StreamWriter, c
     head = await reader.readuntil(b"\r\n\r\n")
     length = int(head.lower().partition(b"content-length:")[2].partition(b"\r\n")[0])
     body = await reader.readexactly(length)
-    if not head.startswith(STATUS_OK):
+    if not head.startswith(STATUSES_OK):
         raise RuntimeError(f"the server answered {head.splitlines()[0]!r} {body[:200]!r}")
     return perf_counter() - start
 
@@ -160,7 +170,7 @@ def drive(port: int, requests: Sequence[bytes], connections: int = CONNECTIONS) 
     """Send the requests over so many connections and return how fast they were answered."""
     seconds, latencies = asyncio.run(_drive(port, requests, connections))
     cuts = statistics.quantiles(latencies, n=100) if len(latencies) > 1 else [latencies[0]] * 99
-    return Result(len(requests) / seconds, cuts[49] * 1000, cuts[98] * 1000)
+    return Result(len(requests) / seconds, cuts[49] * 1000, cuts[94] * 1000, cuts[98] * 1000)
 
 
 def report(runtime: Runtime) -> dict[str, object]:
@@ -169,6 +179,21 @@ def report(runtime: Runtime) -> dict[str, object]:
         "lease_id": runtime.lease_id, "request_id": ordered_name(), "cost_usd": 0.00032, "model": "gpt-4o",
         "provider": "openai", "input_tokens": 80, "output_tokens": 20,
     }  # fmt: skip
+
+
+def event(at_ms: int) -> dict[str, object]:
+    """Return the body of an ordinary event."""
+    return {
+        "event_id": ordered_name(), "timestamp_ms": at_ms, "event_type": "llm_request_completed", "model": "gpt-4o",
+        "provider": "openai", "input_tokens": 80, "output_tokens": 20, "cost_micros": 320, "duration_ms": 900,
+    }  # fmt: skip
+
+
+def events(of: Runtime) -> bytes:
+    """Return a batch of new events."""
+    at_ms = SystemClock().now()
+    body = {"events": [event(at_ms) for _ in range(BATCH)]}
+    return request("/api/v1/analytics/events", body, of.credential)
 
 
 def scenarios(
@@ -182,6 +207,7 @@ def scenarios(
     def guarded(credential: str) -> Callable[[], list[bytes]]:
         return lambda: [request("/guarded", report(of(index)), credential) for index in range(count)]
 
+    sent = [events(of(index)) for index in range(max(2, count // 500))]
     return {
         "echo": lambda: [request("/echo", report(of(index))) for index in range(count)],
         **{f"echo guarded by {name}": guarded(header) for name, header in credentials.items()},
@@ -198,8 +224,13 @@ def scenarios(
             )
             for index in range(max(2, count // 1000))
         ],
+        "events": lambda: sent,
+        "events again": lambda: sent,
     }
 
+
+BATCHES: Final = {"batch": "reports", "events": "events", "events again": "events"}
+"""Scenarios whose every request has many items, and what these are."""
 
 TARGETS: Final = {
     "echo guarded by session": 0.75, "echo guarded by API token": 0.75, "report": 0.55, "handshake": 0.35,
@@ -209,7 +240,7 @@ TARGETS: Final = {
 def measure(port: int, found: Sequence[Runtime], credentials: Mapping[str, str], count: int) -> dict[str, Result]:
     """Return the result of each scenario, one after the other; batches go one at a time."""
     return {
-        name: drive(port, make(), 1 if name == "batch" else CONNECTIONS)
+        name: drive(port, make(), 1 if name in BATCHES else CONNECTIONS)
         for name, make in scenarios(found, credentials, count).items()
     }
 
@@ -219,10 +250,10 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--quick", action="store_true", help="a quarter of the work; figures vary more")
     count = 2_000 if parser.parse_args().quick else 8_000
-    with scratch() as folder, server(folder) as (_, port, seconds_to_start):
-        found, credentials = prepared(port)
-        rounds = [measure(port, found, credentials, count) for _ in range(ROUNDS)]
-    show(rounds, seconds_to_start)
+    with scratch() as folder, server(folder) as served:
+        found, credentials = prepared(served.port)
+        rounds = [measure(served.port, found, credentials, count) for _ in range(ROUNDS)]
+    show(rounds, served.seconds_to_start)
 
 
 def show(rounds: Sequence[dict[str, Result]], seconds_to_start: float) -> None:
@@ -237,8 +268,8 @@ def show(rounds: Sequence[dict[str, Result]], seconds_to_start: float) -> None:
             statistics.median(getattr(result, field) for result in results) for field in ("rate", "p50", "p99")
         )
         target = f"{TARGETS[name]:.2f}" if name in TARGETS else ""
-        shown = f"{rate * BATCH:,.0f} reports" if name == "batch" else f"{rate:,.0f}"
-        ratio_shown = "" if name == "batch" else f"{ratio:.2f}"
+        shown = f"{rate * BATCH:,.0f} {BATCHES[name]}" if name in BATCHES else f"{rate:,.0f}"
+        ratio_shown = "" if name in BATCHES else f"{ratio:.2f}"
         table.add_row(name, shown, ratio_shown, target, f"{p50:.1f}", f"{p99:.1f}", f"{p99 / p50:.1f}")
     console = Console(width=110)
     console.print(table)

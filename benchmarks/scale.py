@@ -16,7 +16,7 @@ import httpx
 from rich.console import Console
 from rich.table import Table
 
-from benchmarks.over_http import drive, serving
+from benchmarks.over_http import Result, drive, serving
 from benchmarks.scale_data import PASSWORD, RECORDS_PER_AGENT, database
 from benchmarks.setup import RESULTS, ROUNDS
 from ironcage_http.app import ROUTES
@@ -69,12 +69,17 @@ class Server(NamedTuple):
 
     def milliseconds(self, path: str) -> float:
         """Return the median time of an answer."""
+        return self.timed(path).p50
+
+    def timed(self, path: str) -> Result:
+        """Return how long answers take."""
         request = f"GET /api/v1{path} HTTP/1.1\r\nHost: bench\r\n{self.credential}\r\n\r\n".encode()
         drive(self.port, [request] * WARM_UP, 1)
-        return drive(self.port, [request] * REQUESTS, 1).p50
+        return drive(self.port, [request] * REQUESTS, 1)
 
 
-def _logged_in(port: int) -> Server:
+def logged_in(port: int) -> Server:
+    """Return a server as its admin calls it."""
     body = {"username": "admin", "password": PASSWORD}
     response = httpx.post(f"http://127.0.0.1:{port}/api/v1/auth/login", json=body, timeout=60)
     return Server(port, f"Authorization: Bearer {response.raise_for_status().json()['access_token']}")
@@ -117,8 +122,8 @@ def main() -> None:
     with ExitStack() as stack:
         servers = []
         for agents in sizes:
-            _, port, _ = stack.enter_context(serving(database(RESULTS, agents, now=now)))
-            servers.append(_logged_in(port))
+            served = stack.enter_context(serving(database(RESULTS, agents, now=now)))
+            servers.append(logged_in(served.port))
         rounds = [measure(*servers) for _ in range(ROUNDS)]
     sys.exit(0 if show(rounds, sizes) else 1)
 

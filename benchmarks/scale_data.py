@@ -26,19 +26,20 @@ _DAYS: Final = 90
 _NUMBERED: Final = "WITH RECURSIVE numbered (n) AS (SELECT 0 UNION ALL SELECT n + 1 FROM numbered WHERE n + 1 < {})"
 
 
-def _id(prefix: str, number: str) -> str:
+def id_of(prefix: str, number: str) -> str:
+    """Return the expression of an id that is made of a number."""
     return f"printf('{prefix}_%032x', {number})"
 
 
-def _many(table: str, count: str, **columns: object) -> str:
+def many(table: str, count: str, **columns: object) -> str:
     """Return what inserts `count` rows; each column is an expression over the row's number `n`."""
     chosen = ", ".join(str(expression) for expression in columns.values())
     names, numbered = ", ".join(columns), _NUMBERED.format(count)
     return f"INSERT INTO {table} ({names}) {numbered} SELECT {chosen} FROM numbered"  # noqa: S608 - all of it is ours
 
 
-_OWNER: Final = _id("user", f"n / {_AGENTS_PER_OWNER} + 1")
-_PROJECT: Final = _id("proj", f"n % {_PROJECTS} + 1")
+_OWNER: Final = id_of("user", f"n / {_AGENTS_PER_OWNER} + 1")
+_PROJECT: Final = id_of("proj", f"n % {_PROJECTS} + 1")
 _OF_AGENT: Final = f"n / {RECORDS_PER_AGENT}"
 _PLACE: Final = f"n % {RECORDS_PER_AGENT}"
 _AT: Final = f":today - (n * 7919 % {_DAYS}) * {MS_PER_DAY} + n * 104729 % {MS_PER_DAY}"
@@ -46,83 +47,83 @@ _SHARED: Final = {"created_at": ":today + n", "updated_at": ":today + n"}
 _ALLOCATED: Final = 100_000_000
 _GRANTED: Final = 10_000_000
 _SPENT: Final = 4_000_000
-_LENT: Final = {"agent_id": _id("agent", "n * 10"), "bank_user_id": _OWNER.replace("n /", "n * 10 /")}
+_LENT: Final = {"agent_id": id_of("agent", "n * 10"), "bank_user_id": _OWNER.replace("n /", "n * 10 /")}
 
 
 def _entries(kind: str, amount: int, *after: int, count: str = ":agents / 10", **columns: object) -> str:
     names = ("allocated_after", "spent_after", "held_after")
-    return _many(
-        "ledger", count, id=_id("led", "n"), posted_at=":today", period=":period", kind=f"'{kind}'", amount=amount,
+    return many(
+        "ledger", count, id=id_of("led", "n"), posted_at=":today", period=":period", kind=f"'{kind}'", amount=amount,
         actor="'system'", **dict(zip(names, after, strict=True)), **columns,
     )  # fmt: skip
 
 
 _PEOPLE: Final = (
-    _many("projects", str(_PROJECTS), id=_id("proj", "n + 1"), name="'project ' || n", **_SHARED),
-    _many(
-        "users", f":agents / {_AGENTS_PER_OWNER}", id=_id("user", "n + 1"), username="'owner ' || n",
+    many("projects", str(_PROJECTS), id=id_of("proj", "n + 1"), name="'project ' || n", **_SHARED),
+    many(
+        "users", f":agents / {_AGENTS_PER_OWNER}", id=id_of("user", "n + 1"), username="'owner ' || n",
         email="n || '@test.io'", role="'user'", status="'active'", **_SHARED,
     ),
-    _many(
-        "usage_limits", f":agents / {_AGENTS_PER_OWNER}", id=_id("lim", "n"), user_id=_id("user", "n + 1"),
+    many(
+        "usage_limits", f":agents / {_AGENTS_PER_OWNER}", id=id_of("lim", "n"), user_id=id_of("user", "n + 1"),
         max_cost_per_month=10**12, **_SHARED,
     ),
-    _many(
-        "api_tokens", f":agents / {_AGENTS_PER_OWNER}", id=_id("tok", "n"), hash="'hash ' || n",
-        lineage=_id("tok", "n"), user_id=_id("user", "n + 1"), name="'ci ' || n", scopes="'*'", is_active=1,
+    many(
+        "api_tokens", f":agents / {_AGENTS_PER_OWNER}", id=id_of("tok", "n"), hash="'hash ' || n",
+        lineage=id_of("tok", "n"), user_id=id_of("user", "n + 1"), name="'ci ' || n", scopes="'*'", is_active=1,
         hint="'abcd'", **_SHARED,
     ),
-    _many(
-        "provider_keys", "2", id=_id("prov", "n"), name="'key ' || n", provider="iif(n, 'anthropic', 'openai')",
+    many(
+        "provider_keys", "2", id=id_of("prov", "n"), name="'key ' || n", provider="iif(n, 'anthropic', 'openai')",
         ciphertext="'sealed'", masked_key="'***'", is_enabled=1, created_by="'system'", **_SHARED,
     ),
-    _many(
-        "agents", ":agents", id=_id("agent", "n"), name="'worker ' || n", owner_id=_OWNER, project_id=_PROJECT,
+    many(
+        "agents", ":agents", id=id_of("agent", "n"), name="'worker ' || n", owner_id=_OWNER, project_id=_PROJECT,
         status="'active'", runtime_status="'idle'", stop_hold=0, **_SHARED,
     ),
     *(
-        _many(
-            "agent_providers", ":agents", agent_id=_id("agent", "n"), position=place,
-            provider_key_id=_id("prov", f"(n + {place}) % 2"),
+        many(
+            "agent_providers", ":agents", agent_id=id_of("agent", "n"), position=place,
+            provider_key_id=id_of("prov", f"(n + {place}) % 2"),
         )
         for place in (0, 1)
     ),
-    _many(
-        "ic_tokens", ":agents", id=_id("ict", "n"), agent_id=_id("agent", "n"), status="'active'", gen=1,
+    many(
+        "ic_tokens", ":agents", id=id_of("ict", "n"), agent_id=id_of("agent", "n"), status="'active'", gen=1,
         value_hash="'hash ' || n", permissions="'llm:call'", created_at=":today + n", created_by="'system'",
     ),
     _entries(
-        "adjust", _ALLOCATED, _ALLOCATED, 0, 0, count=":agents", agent_id=_id("agent", "n"), bank_user_id=_OWNER,
+        "adjust", _ALLOCATED, _ALLOCATED, 0, 0, count=":agents", agent_id=id_of("agent", "n"), bank_user_id=_OWNER,
         cause="'initial'",
     ),
 )  # fmt: skip
 _PAST: Final = (
-    _many(
-        "agent_budgets", ":agents", agent_id=_id("agent", "n"), budget_id=_id("budget", "n"), allocated=_ALLOCATED,
+    many(
+        "agent_budgets", ":agents", agent_id=id_of("agent", "n"), budget_id=id_of("budget", "n"), allocated=_ALLOCATED,
         spent=f"iif(n % 10, 0, {_SPENT})", overspent=0, held=0, updated_at=":today",
     ),
-    _many(
-        "leases", ":agents / 10", id=_id("lease", "n"), **_LENT, project_id=_PROJECT.replace("n %", "n * 10 %"),
-        ic_token_id=_id("ict", "n * 10"), ic_token_gen=1, provider_key_id=_id("prov", "0"), provider="'openai'",
+    many(
+        "leases", ":agents / 10", id=id_of("lease", "n"), **_LENT, project_id=_PROJECT.replace("n %", "n * 10 %"),
+        ic_token_id=id_of("ict", "n * 10"), ic_token_gen=1, provider_key_id=id_of("prov", "0"), provider="'openai'",
         status="'closed'", granted=_GRANTED, rolled_over=0, spent=_SPENT, overspent=0, returned=_GRANTED - _SPENT,
         reclaimed=0, unattributed=_SPENT, reports=0, discrepancy=-_SPENT, ttl=3_600_000, grace=60_000,
         created_at=":today", expires_at=":today + 3600000", closed_at=":today", last_activity_at=":today",
         lives_until=f":today + {MS_PER_DAY}",
     ),
     *(
-        _entries(kind, amount, _ALLOCATED, spent, held, **_LENT, lease_id=_id("lease", "n"), cause=f"'{cause}'")
+        _entries(kind, amount, _ALLOCATED, spent, held, **_LENT, lease_id=id_of("lease", "n"), cause=f"'{cause}'")
         for kind, amount, spent, held, cause in (
             ("grant", _GRANTED, 0, _GRANTED, "handshake"),
             ("spend", _SPENT, _SPENT, _GRANTED - _SPENT, "reconcile"),
             ("return", _GRANTED - _SPENT, _SPENT, 0, "return"),
         )
     ),
-    _many(
-        "usage_records", f":agents * {RECORDS_PER_AGENT}", id=_id("trace", "n"), agent_id=_id("agent", _OF_AGENT),
+    many(
+        "usage_records", f":agents * {RECORDS_PER_AGENT}", id=id_of("trace", "n"), agent_id=id_of("agent", _OF_AGENT),
         owner_id=_OWNER.replace("n /", f"{_OF_AGENT} /"), project_id=_PROJECT.replace("n %", f"{_OF_AGENT} %"),
         call_key=_PLACE, event_id=_PLACE, occurred_at=_AT, received_at=_AT,
         outcome="iif(n % 20, 'completed', 'failed')", model="'model-' || n % 5",
-        provider="iif(n % 2, 'anthropic', 'openai')", provider_id=_id("prov", "n % 2"), input_tokens="80 + n % 7",
+        provider="iif(n % 2, 'anthropic', 'openai')", provider_id=id_of("prov", "n % 2"), input_tokens="80 + n % 7",
         output_tokens=20, unsplit_tokens=0, cost_micros=320, cost_source="'event'", event_cost_micros=320,
         overspent_micros=0, duration_ms="100 + n % 900",
     ),
@@ -137,25 +138,25 @@ _SUMS: Final = (
         statement
         for statement in (*m06_usage_and_limits.STATEMENTS, *m07_list_counts.STATEMENTS)
         if statement.startswith(
-            tuple(f"INSERT INTO {table}" for table in ("usage_", "bank_project", "ledger_totals", "lease_totals"))
+            tuple(f"INSERT INTO {table}" for table in ("bank_project", "ledger_totals", "lease_totals"))
         )
     ),
 )
 _OPEN: Final = (
-    _many(
-        "agent_budgets", ":agents", agent_id=_id("agent", "n"), budget_id=_id("budget", "n"), allocated=_ALLOCATED,
+    many(
+        "agent_budgets", ":agents", agent_id=id_of("agent", "n"), budget_id=id_of("budget", "n"), allocated=_ALLOCATED,
         spent=0, overspent=0, held=_GRANTED, updated_at=":today",
     ),
-    _many(
-        "leases", ":agents", id=_id("lease", "n"), agent_id=_id("agent", "n"), bank_user_id=_OWNER,
-        project_id=_PROJECT, ic_token_id=_id("ict", "n"), ic_token_gen=1, provider_key_id=_id("prov", "0"),
+    many(
+        "leases", ":agents", id=id_of("lease", "n"), agent_id=id_of("agent", "n"), bank_user_id=_OWNER,
+        project_id=_PROJECT, ic_token_id=id_of("ict", "n"), ic_token_gen=1, provider_key_id=id_of("prov", "0"),
         provider="'openai'", status="'active'", granted=_GRANTED, rolled_over=0, spent=0, overspent=0, returned=0,
         reclaimed=0, unattributed=0, reports=0, discrepancy=0, ttl=3_600_000, grace=0, created_at=":today",
         expires_at=":ends_at", due_at=":ends_at", last_activity_at=":today", lives_until=":ends_at",
     ),
     _entries(
-        "grant", _GRANTED, _ALLOCATED, 0, _GRANTED, count=":agents", agent_id=_id("agent", "n"), bank_user_id=_OWNER,
-        lease_id=_id("lease", "n"), cause="'handshake'",
+        "grant", _GRANTED, _ALLOCATED, 0, _GRANTED, count=":agents", agent_id=id_of("agent", "n"), bank_user_id=_OWNER,
+        lease_id=id_of("lease", "n"), cause="'handshake'",
     ),
     "INSERT INTO bank_holds (user_id, held) SELECT bank_user_id, sum(granted) FROM leases GROUP BY 1",
 )  # fmt: skip
@@ -169,15 +170,19 @@ def database(folder: Path, agents: int, *, now: Instant) -> Path:
         agents: How many; a multiple of 100.
         now: In the day of the latest records, if it is made.
     """
+    return cached(folder, f"scale-{agents}", (*_PEOPLE, *_PAST, *_SUMS), now=now, agents=agents)
+
+
+def cached(folder: Path, name: str, statements: Sequence[str], *, now: Instant, **given: int) -> Path:
+    """Return a database by these statements, made anew unless it is there for this schema."""
     with SqliteStore(":memory:") as store, store._writer.turn():  # noqa: SLF001 - the schema is what is asked for
         schema = store._connection.execute("SELECT sql FROM sqlite_master ORDER BY name").fetchall()  # noqa: SLF001
-    statements = (*_PEOPLE, *_PAST, *_SUMS)
     version = sha256(repr((schema, statements)).encode()).hexdigest()[:12]
-    path = folder / f"scale-{agents}-{version}.db"
+    path = folder / f"{name}-{version}.db"
     if not path.exists():
         unfinished = path.with_suffix(".part")
         unfinished.unlink(missing_ok=True)
-        _fill(unfinished, statements, agents=agents, now=now)
+        fill(unfinished, statements, now=now, **given)
         unfinished.rename(path)
     return path
 
@@ -191,7 +196,7 @@ def open_leases(path: Path, count: int, *, now: Instant, ends_at: Instant) -> No
         now: In the day of the grants.
         ends_at: When they end; `end_all` changes it.
     """
-    _fill(path, (*_PEOPLE, *_OPEN, *_SUMS), agents=count, now=now, ends_at=ends_at)
+    fill(path, (*_PEOPLE, *_OPEN, *_SUMS), agents=count, now=now, ends_at=ends_at)
 
 
 def end_all(path: Path, *, at: Instant) -> None:
@@ -204,7 +209,8 @@ def end_all(path: Path, *, at: Instant) -> None:
         connection.close()
 
 
-def _fill(path: Path, statements: Sequence[str], *, agents: int, now: Instant, **given: Instant) -> None:
+def fill(path: Path, statements: Sequence[str], *, now: Instant, **given: int) -> None:
+    """Make a database by statements; `:today` starts the day of `now`, and an admin is there."""
     with SqliteStore(path) as store:
         admin = partial(first_admin, email="a@test.io", username="admin", force_change=False)
         store.write(partial(admin, password_hash=Argon2PasswordHasher().hash(PASSWORD)))
@@ -214,9 +220,11 @@ def _fill(path: Path, statements: Sequence[str], *, agents: int, now: Instant, *
         connection.execute("PRAGMA synchronous = OFF")
         connection.execute("PRAGMA journal_mode = OFF")
         connection.execute("BEGIN")
-        values = {"agents": agents, "today": day_of(now) * MS_PER_DAY, "period": period_of(now), **given}
+        values = {"today": day_of(now) * MS_PER_DAY, "period": period_of(now), **given}
         for statement in statements:
             connection.execute(statement, values)
         connection.execute("COMMIT")
     finally:
         connection.close()
+    with SqliteStore(path) as store:
+        store.write(lambda uow: uow.repairs.rebuild_rollups())

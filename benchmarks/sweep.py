@@ -117,18 +117,18 @@ async def _driven(port: int, found: Sequence[Runtime], progress: Progress, due_a
 def sweep(path: Path, leases: int) -> Swept:
     """Return what reports took before all open leases of the database ended and while they did."""
     end_all(path, at=_now() + MS_PER_DAY)
-    with serving(path) as (_, port, _):
-        found, _ = prepared(port)
+    with serving(path) as served:
+        found, _ = prepared(served.port)
         due_at = _now() + (BEFORE_S + leases // UPDATED_PER_S) * MS_PER_S
         end_all(path, at=due_at)
-        return asyncio.run(_driven(port, found, Progress(path, leases), due_at))
+        return asyncio.run(_driven(served.port, found, Progress(path, leases), due_at))
 
 
 def seconds_to_start(path: Path, *, ends_at: Instant) -> float:
     """Return how long a server takes to its first healthy answer if the open leases end at an instant."""
     end_all(path, at=ends_at)
-    with serving(path) as (_, _, seconds):
-        return seconds
+    with serving(path) as served:
+        return served.seconds_to_start
 
 
 def show(swept: Swept, starts: Sequence[tuple[float, float]], leases: int) -> bool:

@@ -1,5 +1,6 @@
 """The operations of the simulation that control budgets: setting aside, asking for more, stopping, limiting."""
 
+import operator
 from dataclasses import dataclass
 from typing import Literal
 
@@ -387,9 +388,8 @@ class Again:
     is_changed: bool = False
 
     def resolve(self, cast: Cast, books: Books) -> Call:
-        # What was drawn in a unit of work that was given up may speak of leases that do not exist.
-        leases, requests = len(books.leases), len(books.requests)
-        known = [each for each in cast.keyed if each.leases <= leases and each.requests <= requests]
+        # What was drawn in a unit of work that was given up may speak of what does not exist.
+        known = [each for each in cast.keyed if all(map(operator.le, each.there, books.sizes))]
         if not known:
             return Sweep().resolve(cast, books)
         again = known[-1 - self.back % len(known)]

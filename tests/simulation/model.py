@@ -319,6 +319,11 @@ class Books:
     def is_open(self, reservation: Reservation) -> bool:
         return reservation.status == "open" and self.now < reservation.expires_at
 
+    @property
+    def sizes(self) -> tuple[int, ...]:
+        """How many leases, budget requests and values of IC tokens there are."""
+        return len(self.leases), len(self.requests), len(self.values)
+
     def is_live(self, value: int) -> bool:
         known = self.values[value]
         return not known.is_killed and (known.until is None or self.now < known.until)

@@ -73,11 +73,10 @@ def lease_no(number: int, *, is_new: bool = False) -> Named:
 
 @dataclass(frozen=True)
 class Keyed:
-    """An operation with an idempotency key, to be sent again."""
+    """An operation with an idempotency key, to be sent again; it may name as many things as there were then."""
 
     retry: Retry
-    leases: int
-    requests: int
+    there: tuple[int, ...]
     make: "Callable[[Retry | None], Call]"
 
 
@@ -129,7 +128,7 @@ def keyed(
     if key is None:
         return make(None)
     retry = Retry(scope, f"key-{key}", body)
-    cast.keyed.append(Keyed(retry, len(books.leases), len(books.requests), make))
+    cast.keyed.append(Keyed(retry, books.sizes, make))
     return make(retry)
 
 
