@@ -52,7 +52,7 @@ def test_the_lease_with_curl_prints_what_the_readme_says(tmp_path: Path) -> None
     assert (done.stdout, done.returncode) == (done.args, 0), done.stderr
 
 
-@pytest.mark.parametrize("page", ["give-access", "limit-spending"])
+@pytest.mark.parametrize("page", ["give-access", "limit-spending", "watch-spending"])
 def test_a_page_for_admins_prints_what_it_says(page: str, tmp_path: Path) -> None:
     """An admin can paste it."""
     text = (ROOT / "docs" / "how-to" / f"{page}.md").read_text()
