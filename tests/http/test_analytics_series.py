@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 from ironcage_core.domain.instants import MS_PER_DAY, MS_PER_HOUR, as_datetime, format_instant, from_datetime
+from tests.support.calendars import start_by_calendar
 from tests.support.http_agents import Stage, stage
 from tests.support.metered import QUESTIONS, Metered, known_agent, metered
 
@@ -29,17 +30,6 @@ def fresh() -> Iterator[Stage]:
         yield made
 
 
-def start_of(bucket: str, instant: int) -> datetime:
-    """Return where a bucket starts as the standard library counts."""
-    at = as_datetime(instant).replace(minute=0, second=0, microsecond=0)
-    if bucket == "hour":
-        return at
-    at = at.replace(hour=0)
-    if bucket == "week":
-        return at - timedelta(days=at.weekday())
-    return at if bucket == "day" else at.replace(day=1) if bucket == "month" else at.replace(month=1, day=1)
-
-
 def end_of(bucket: str, start: datetime) -> datetime:
     """Return where the next bucket starts."""
     length = {"hour": timedelta(hours=1), "day": timedelta(days=1), "week": timedelta(days=7)}.get(bucket)
@@ -55,7 +45,7 @@ def recounted(records: list[Any], bucket: str, by: str | None, now: int) -> list
     groups: dict[tuple[datetime, str], list[Any]] = {}
     for record in records:
         key = "" if by is None else getattr(record, by)
-        groups.setdefault((start_of(bucket, record.occurred_at), key), []).append(record)
+        groups.setdefault((start_by_calendar(bucket, record.occurred_at), key), []).append(record)
     return [
         {
             "bucket_start": format_instant(from_datetime(start)),
@@ -116,8 +106,10 @@ def test_buckets_are_what_a_walk_through_the_calls_finds(calls: Metered, bucket:
     starts = [row["bucket_start"] for row in body["data"]]
     assert starts[1:] == [row["bucket_end"] for row in body["data"]][:-1]
     if body["range"]["start"] is not None and sent != {"period": "all-time"}:
-        assert starts[0] == format_instant(from_datetime(start_of(bucket, from_text(body["range"]["start"]))))
-        assert starts[-1] == format_instant(from_datetime(start_of(bucket, from_text(body["range"]["end"]) - 1)))
+        assert starts[0] == format_instant(from_datetime(start_by_calendar(bucket, from_text(body["range"]["start"]))))
+        assert starts[-1] == format_instant(
+            from_datetime(start_by_calendar(bucket, from_text(body["range"]["end"]) - 1))
+        )
 
 
 def from_text(text: str) -> int:

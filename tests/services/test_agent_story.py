@@ -34,9 +34,8 @@ from ironcage_core.services.agent_states import start_agent, stop_agent
 from ironcage_core.services.agents import create_agent, project_for
 from ironcage_core.services.provider_keys import add_provider_key
 from ironcage_core.services.runtime_states import note_runtime_event
-from tests.support.world import ADMIN, API_KEY, NOON, USD, TestAgent, World
+from tests.support.world import ADMIN, API_KEY, NOON, THE_ADMIN, USD, TestAgent, World
 
-THE_ADMIN = Principal(ADMIN.id, "root", "root@test", "root", "admin", "sess", must_change_password=False, reach="all")
 SYSTEM_TAGS = ["orphaned", "original-owner:user_" + "0" * 32]
 
 

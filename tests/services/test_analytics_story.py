@@ -19,32 +19,17 @@ from ironcage_core.errors.access import AgentTokenForbiddenError
 from ironcage_core.errors.tree import ForbiddenError
 from ironcage_core.ports.lists import Paging
 from ironcage_core.ports.storage import UnitOfWork
-from ironcage_core.services.accounts import add_user
 from ironcage_core.services.made_rows import sorted_page
 from ironcage_core.services.spending import CallCosts, call_costs, spenders
 from ironcage_core.services.usage_groups import model_groups, provider_groups, token_users
 from ironcage_core.services.usage_scope import UsageQuestion, usage_filter
 from ironcage_core.services.usage_selection import Selection, selected, total_of
 from tests.support.rows import api_row, fresh_id, usage_row
-from tests.support.world import ADMIN, NOON, USD, TestAgent, World
+from tests.support.world import NOON, THE_ADMIN, USD, TestAgent, World
 
-THE_ADMIN = Principal(ADMIN.id, "root", "root@test", "root", "admin", "sess", must_change_password=False, reach="all")
 EVERYTHING = UsageQuestion()
 PAGE = Paging(1, 100)
 MOST = 10_000  # calls of which the median is exact
-
-
-@pytest.fixture
-def ann(world: World) -> Principal:
-    """The owner of the world's agents."""
-    return replace(THE_ADMIN, user_id=world.owner_id, role="user", reach="own")
-
-
-@pytest.fixture
-def bob(world: World) -> Principal:
-    """Another user, without agents at first."""
-    user = world.store.write(partial(add_user, username="bob", email="bob@test", role="user", actor=ADMIN))
-    return replace(THE_ADMIN, user_id=user.id, role="user", reach="own")
 
 
 def called(world: World, agent: TestAgent, *costs: int, **fields: Any) -> None:  # noqa: ANN401 - fields of a record

@@ -8,7 +8,6 @@ from typing import Any
 
 import pytest
 
-from ironcage_core.domain.access import Principal
 from ironcage_core.domain.audit import AuditRow
 from ironcage_core.domain.ids import MASTER_PROJECT
 from ironcage_core.domain.projects import Project, ProjectKey
@@ -29,11 +28,10 @@ from ironcage_core.services.provider_key_changes import delete_provider_key, upd
 from ironcage_core.services.provider_keys import add_provider_key, provider_key_overview
 from ironcage_storage.sealed.ip_tokens import open_ip_token
 from ironcage_storage.sealed.vault import AesGcmVault, MasterKey, NoVault
-from tests.support.world import ADMIN, API_KEY, NOON, USD, World
+from tests.support.world import ADMIN, API_KEY, NOON, THE_ADMIN, USD, World
 
 NEW_KEY = "sk-other-fedcba9876543210"
 OLD_MASTER, NEW_MASTER = MasterKey(bytes(range(32))), MasterKey(bytes(range(1, 33)))
-THE_ADMIN = Principal(ADMIN.id, "root", "root@test", "root", "admin", "sess", must_change_password=False, reach="all")
 
 
 def add(world: World, **fields: Any) -> ProviderKey:  # noqa: ANN401 - as the use case takes them

@@ -18,9 +18,7 @@ from ironcage_core.services.agent_lists import agent_overview, list_agents
 from ironcage_core.services.ic_token_changes import ReplacedIcToken, replace_ic_token
 from ironcage_core.services.ic_tokens import issue_ic_token
 from ironcage_core.services.provider_keys import add_provider_key, list_provider_keys, provider_key_overview
-from tests.support.world import ADMIN, API_KEY, NOON, USD, TestAgent, World
-
-THE_ADMIN = Principal(ADMIN.id, "root", "root@test", "root", "admin", "sess", must_change_password=False, reach="all")
+from tests.support.world import ADMIN, API_KEY, NOON, THE_ADMIN, USD, TestAgent, World
 
 
 def owner(world: World) -> Principal:

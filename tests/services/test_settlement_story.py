@@ -9,7 +9,6 @@ from typing import TypeVar
 
 import pytest
 
-from ironcage_core.domain.access import Principal
 from ironcage_core.domain.ic_tokens import AgentIdentity, IcTokenClaims
 from ironcage_core.domain.instants import MS_PER_S
 from ironcage_core.domain.leases import LeasePolicy
@@ -28,10 +27,9 @@ from ironcage_core.services.late_reports import SettlementRefused, report_or_ref
 from ironcage_core.services.leasing import Returned, refresh, return_lease, revoke_leases
 from ironcage_core.services.reporting import BatchReported, Reported, report, report_batch
 from ironcage_storage.sqlite.store import SqliteStore
-from tests.support.world import ADMIN, PRICES, USD, SetClock, TestAgent, World, usage
+from tests.support.world import ADMIN, PRICES, THE_ADMIN, USD, SetClock, TestAgent, World, usage
 
 T = TypeVar("T")
-THE_ADMIN = Principal(ADMIN.id, "root", "root@test", "root", "admin", "sess", must_change_password=False, reach="all")
 HOUR_S = 3600
 DAY_S = 86_400
 

@@ -1,7 +1,6 @@
 """Usage and traces as those see them to whom the agents belong."""
 
 from dataclasses import replace
-from functools import partial
 from typing import Any
 
 import pytest
@@ -17,29 +16,14 @@ from ironcage_core.errors.tree import ForbiddenError
 from ironcage_core.errors.usage import InvalidPeriodError, RangeTooOldError, TraceNotFoundError
 from ironcage_core.ports.lists import Page, Paging, TraceFilter
 from ironcage_core.ports.storage import UnitOfWork
-from ironcage_core.services.accounts import add_user
 from ironcage_core.services.traces import get_trace, list_traces, trace_filter
 from ironcage_core.services.usage_scope import UsageQuestion, usage_filter
 from ironcage_core.services.usage_totals import UsageTotals, usage_totals
 from tests.support.rows import api_row, fresh_id, usage_row
-from tests.support.world import ADMIN, NOON, USD, TestAgent, World
+from tests.support.world import NOON, THE_ADMIN, USD, TestAgent, World
 
-THE_ADMIN = Principal(ADMIN.id, "root", "root@test", "root", "admin", "sess", must_change_password=False, reach="all")
 ALWAYS = Asked()
 EVERYTHING = UsageQuestion()
-
-
-@pytest.fixture
-def ann(world: World) -> Principal:
-    """The owner of the world's agents."""
-    return replace(THE_ADMIN, user_id=world.owner_id, role="user", reach="own")
-
-
-@pytest.fixture
-def bob(world: World) -> Principal:
-    """Another user, without agents at first."""
-    user = world.store.write(partial(add_user, username="bob", email="bob@test", role="user", actor=ADMIN))
-    return replace(THE_ADMIN, user_id=user.id, role="user", reach="own")
 
 
 def bound(principal: Principal, **bindings: str) -> Principal:

@@ -5,6 +5,7 @@ from dataclasses import dataclass, field
 from functools import partial
 from typing import TypeVar
 
+from ironcage_core.domain.access import Principal
 from ironcage_core.domain.audit import SYSTEM, Actor
 from ironcage_core.domain.ic_tokens import AgentIdentity
 from ironcage_core.domain.instants import MS_PER_S, Instant
@@ -38,6 +39,7 @@ NOON: Instant = 1_763_726_400_000  # 2025-11-21T12:00:00Z
 USD = MICROS_PER_USD
 PRICES = PriceTable(models={"gpt-test": ModelPrice(input=2_000_000, output=8_000_000)})
 ADMIN = Actor("user", "user_00000000000000000000000000000001", role="admin")
+THE_ADMIN = Principal(ADMIN.id, "root", "root@test", "root", "admin", "sess", must_change_password=False, reach="all")
 API_KEY = "sk-test-0123456789abcdef"
 SIGNING_SECRET = "a signing secret of more than 32 characters"
 

@@ -1,6 +1,6 @@
 """Buckets: every instant lies in one, which starts where the calendar says."""
 
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime
 from typing import get_args
 
 import pytest
@@ -17,22 +17,12 @@ from ironcage_core.domain.buckets import (
     starts_in,
 )
 from ironcage_core.domain.instants import MS_PER_DAY, as_datetime, from_datetime
+from tests.support.calendars import start_by_calendar
 
 BUCKETS: tuple[Bucket, ...] = get_args(Bucket)
 buckets = st.sampled_from(BUCKETS)
 FIRST, LAST = from_datetime(datetime(1, 1, 1, tzinfo=UTC)), LAST_INSTANT
 instants = st.integers(FIRST, LAST)
-
-
-def start_by_calendar(bucket: Bucket, instant: int) -> datetime:
-    """Return where a bucket starts as the standard library counts."""
-    at = as_datetime(instant).replace(minute=0, second=0, microsecond=0)
-    if bucket == "hour":
-        return at
-    at = at.replace(hour=0)
-    if bucket == "week":
-        return at - timedelta(days=at.weekday())
-    return at if bucket == "day" else at.replace(day=1) if bucket == "month" else at.replace(month=1, day=1)
 
 
 @given(buckets, instants)

@@ -39,8 +39,8 @@ _FORMULA: Final = ("=", "+", "-", "@", "\t", "\r")
 """How a text begins that a spreadsheet would take for a formula."""
 
 
-class ExportedUsageView(msgspec.Struct, frozen=True):
-    """What the calls of one agent to one model add up to in one day or hour; `requests` are completed ones."""
+class ExportedView(msgspec.Struct, frozen=True):
+    """Calls of one agent to one model in one day or hour; `requests` are completed ones."""
 
     bucket_start: str | None
     agent_id: str
@@ -50,23 +50,20 @@ class ExportedUsageView(msgspec.Struct, frozen=True):
     provider_id: str | None
     model: str
     requests: int
+
+
+class ExportedUsageView(ExportedView, frozen=True):
+    """What they add up to."""
+
     failed_requests: int
     input_tokens: int
     output_tokens: int
     total_tokens: int
 
 
-class ExportedSpendingView(msgspec.Struct, frozen=True):
-    """What the calls of one agent to one model cost in one day or hour; `requests` are completed ones."""
+class ExportedSpendingView(ExportedView, frozen=True):
+    """What they cost."""
 
-    bucket_start: str | None
-    agent_id: str
-    agent_name: str
-    project_id: str
-    provider: str
-    provider_id: str | None
-    model: str
-    requests: int
     spending: Decimal
     currency: str
 

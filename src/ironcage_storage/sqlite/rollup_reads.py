@@ -12,7 +12,7 @@ from typing import Any, Final, NamedTuple
 from ironcage_core.domain.histograms import STEPS_PER_BAND, Measure
 from ironcage_core.domain.instants import MS_PER_DAY, MS_PER_HOUR, Instant
 from ironcage_core.domain.usage import UsageSums
-from ironcage_core.ports.lists import UsageBucket, UsageDimension, UsageFilter
+from ironcage_core.ports.lists import TraceFilter, UsageBucket, UsageDimension, UsageFilter
 from ironcage_core.ports.totals import ErrorSums, UsageCell
 from ironcage_storage.sqlite.days import Cut, Days, cut_at_midnight
 from ironcage_storage.sqlite.rollup_tables import BANDS, ERRORS, NO_COST, STEPS, SUMS, Family, Level
@@ -27,7 +27,7 @@ _OF_CELL: Final = ("agent_id", "project_id", "provider", "provider_id", "model")
 _HAS_CALLS: Final = {SUMS: "completed + failed > 0", BANDS: "calls > 0", ERRORS: "calls > 0"}
 
 
-def usage_terms(which: UsageFilter) -> dict[str, object]:
+def usage_terms(which: UsageFilter | TraceFilter) -> dict[str, object]:
     """Return what a filter asks of a row of usage but for its time; records and rollups name their columns alike."""
     return {
         "agent_id = ?": which.agent_id,

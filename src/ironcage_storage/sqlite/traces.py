@@ -12,7 +12,7 @@ from ironcage_core.domain.instants import MS_PER_DAY, Instant
 from ironcage_core.domain.usage import UsageRecord
 from ironcage_core.ports.lists import Page, Paging, TraceFilter, UsageFilter
 from ironcage_storage.sqlite.days import cut_at_midnight
-from ironcage_storage.sqlite.rollup_reads import OF_OWNER, RollupReads, usage_terms
+from ironcage_storage.sqlite.rollup_reads import RollupReads, usage_terms
 from ironcage_storage.sqlite.rows import Table, conjunction
 from ironcage_storage.sqlite.session import Pending
 
@@ -114,13 +114,8 @@ def _within(which: TraceFilter, stretch: _Stretch) -> TraceFilter:
 def _chosen(which: TraceFilter) -> tuple[str, tuple[object, ...]]:
     """Return which records are meant, with the index by which they are found, and what that binds."""
     terms, parameters = conjunction(
-        {
-            "agent_id = ?": which.agent_id,
-            OF_OWNER: which.owner_id,
-            "project_id = ?": which.project_id,
-            "provider = ?": which.provider,
-            "provider_id = ?": which.provider_id,
-            "model = ?": which.model,
+        usage_terms(which)
+        | {
             "outcome = ?": which.outcome,
             "call_key = ?": which.call_key,
             "lease_id = ?": which.lease_id,
