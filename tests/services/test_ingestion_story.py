@@ -13,13 +13,15 @@ from ironcage_core.domain.call_events import CallEvent
 from ironcage_core.domain.instants import MS_PER_DAY
 from ironcage_core.domain.usage import UsageRecord
 from ironcage_core.errors.access import InsufficientScopeError
-from ironcage_core.errors.money import RequestIdConflictError
+from ironcage_core.errors.money import AlreadyReportedError, RequestIdConflictError
 from ironcage_core.errors.tree import RefusalError, ValidationError
 from ironcage_core.ports.lists import Paging, TraceFilter, UsageFilter
 from ironcage_core.services.accounts import add_user
 from ironcage_core.services.ingestion import Ingested, UnreadEvent, forget_calls, ingest
+from ironcage_core.services.provider_keys import add_provider_key
+from ironcage_core.services.reserving import ReserveRequest, reserve
 from ironcage_storage.sqlite.store import SqliteStore
-from tests.support.world import NOON, USD, SetClock, TestAgent, World
+from tests.support.world import ADMIN, API_KEY, NOON, USD, SetClock, TestAgent, World
 
 UUID = "0190f3a1-c4d2-4b8e-9a5f-001122334455"
 DIGITS = UUID.replace("-", "")
@@ -331,6 +333,31 @@ def test_a_report_whose_key_is_taken_gets_one_of_its_own(world: World, agent: Te
     assert agent.report(lease, UUID, 80).booked.duplicate
 
 
+def test_a_report_found_by_its_uuid_is_charged_once_whatever_is_named_alike_later(
+    world: World, agent: TestAgent
+) -> None:
+    """Another report of the same digits takes nobody's place: the retry of the first is still a duplicate."""
+    lease = agent.handshake(10 * USD).lease.id
+    tell(agent, completed(UUID))
+    first = [agent.report(lease, name, 80).booked.duplicate for name in (f"req_{UUID}", f"evt_{UUID}")]
+
+    again = [agent.report(lease, name, 80).booked.duplicate for name in (f"req_{UUID}", f"evt_{UUID}")]
+
+    assert (first, again, agent.balance().spent) == ([False, False], [True, True], 160)
+    assert world.verify().holds
+
+
+def test_nothing_is_reserved_for_a_call_that_was_reported_under_the_key_of_its_event(agent: TestAgent) -> None:
+    """The request id was reported; the event's own id was not, though it is the key of the record."""
+    lease = agent.handshake(10 * USD).lease.id
+    tell(agent, completed(f"evt_{UUID}"))
+    agent.report(lease, UUID, 80)
+
+    with pytest.raises(AlreadyReportedError):
+        agent.call(reserve, ReserveRequest(UUID, 10, lease))
+    assert agent.call(reserve, ReserveRequest(f"evt_{UUID}", 10, lease)).is_new
+
+
 def test_a_call_is_stamped_with_the_lease_it_names_or_the_only_active_one(world: World, agent: TestAgent) -> None:
     """A foreign, unknown or malformed lease is as good as none; of two active ones nobody knows which."""
     other = world.agent(name="other")
@@ -369,6 +396,19 @@ def test_a_provider_key_is_filled_in_if_there_is_only_one(world: World, agent: T
     assert {record.event_id: record.provider_id for record in records(world)} == {
         "a": "mine", "b": None, "c": world.key_id,
     }  # fmt: skip
+
+
+def test_of_two_provider_keys_nobody_knows_which_was_used(world: World, agent: TestAgent) -> None:
+    """Of their provider none is filled in; of another the only one is."""
+    keys = [
+        world.store.write(partial(add_provider_key, provider=each, api_key=API_KEY, actor=ADMIN, vault=world.vault)).id
+        for each in ("openai", "anthropic")
+    ]
+    world.store.write(lambda uow: uow.provider_keys.assign(agent.id, [world.key_id, *keys]))
+
+    tell(agent, completed("a"), failed("b"), completed("c", provider="anthropic"))
+
+    assert {record.event_id: record.provider_id for record in records(world)} == {"a": None, "b": None, "c": keys[1]}
 
 
 def test_each_item_is_judged_alone(agent: TestAgent) -> None:

@@ -17,6 +17,7 @@ from ironcage_core.services.agent_states import stop_agent
 from ironcage_core.services.expiry import sweep
 from ironcage_core.services.granting import Granted
 from ironcage_core.services.ic_token_changes import revoke_ic_token
+from ironcage_core.services.ingestion import forget_calls
 from ironcage_core.services.lease_records import get_lease
 from ironcage_core.services.leasing import revoke_leases
 from ironcage_core.services.past_budgets import budget_at
@@ -137,6 +138,18 @@ def test_a_report_settles_what_the_event_told(world: World) -> None:
 
     assert pending(agent, lease) == (7, 7)
     assert (agent.balance().spent, agent.lease(lease).spent) == (40, 40)
+
+
+def test_a_report_on_another_lease_settles_what_its_event_left_on_the_first(world: World) -> None:
+    """Where it was counted, not where it is charged; what is pending on the charged lease stays."""
+    agent = world.agent()
+    told, charged = agent.handshake(USD).lease.id, agent.handshake(USD).lease.id
+    tell_of_call(agent, told, "c1", 50)
+    tell_of_call(agent, charged, "c2", 60)
+
+    agent.report(charged, "c1", 50)
+
+    assert pending(agent, told, charged) == (60, 0, 60)
 
 
 def test_a_report_that_uses_the_hold_up_leaves_the_rest_pending(world: World) -> None:
@@ -385,6 +398,22 @@ def test_a_record_that_was_purged_is_pending_still(world: World) -> None:
     assert world.store.read(lambda uow: uow.usage.find(agent.id, "c1")) is None
 
     assert pending(agent, lease) == (57, 57)
+    assert world.store.write(repair).rows == {}
+
+
+def test_a_call_that_is_forgotten_is_pending_no_more(world: World) -> None:
+    """Nobody could settle it; other calls stay pending, and so does what was reported."""
+    agent = world.agent()
+    lease = agent.handshake(USD).lease.id
+    tell_of_call(agent, lease, "c1", 50, occurred_at=NOON - 9 * MS_PER_DAY)
+    tell_of_call(agent, lease, "c2", 9, occurred_at=NOON - 9 * MS_PER_DAY)
+    tell_of_call(agent, lease, "c3", 7)
+    agent.report(lease, "c2", 9)
+    world.store.write(partial(purge_usage, record_days=7, hour_days=7, limit=100))
+
+    assert world.store.write(partial(forget_calls, key_days=8, limit=100)) == 1
+
+    assert pending(agent, lease) == (7, 7)
     assert world.store.write(repair).rows == {}
 
 

@@ -1,8 +1,8 @@
 """The books as the contract tells them, in plain integers, to hold the real ones against.
 
-Written from contract budget.md and nothing else: it knows no ledger, no table and no service. The balances of agents
-and banks are not kept here, they are summed from the leases whenever they are asked for. Leases, values of IC tokens
-and budget requests are named by the order in which they came to be.
+Written from contract budget.md and analytics.md 1 and nothing else: it knows no ledger, no table and no service. The
+balances of agents and banks are not kept here, they are summed from the leases whenever they are asked for, and what is
+pending from the calls. Leases, values of IC tokens and budget requests are named by the order in which they came to be.
 """
 
 from collections import Counter
@@ -12,6 +12,8 @@ from copy import copy
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
 from typing import Literal, NamedTuple, TypeAlias
+
+from tests.simulation.calls import FIVE_MINUTES, Account, Content, Fate, Metered, Sight, Told, uuid_of
 
 MIN_ALLOCATION = 10_000
 UNKNOWN = -1
@@ -76,6 +78,7 @@ class Booking(NamedTuple):
     overspent: int
     lease: int
     stop: bool
+    mismatch: bool = False
 
 
 class Closing(NamedTuple):
@@ -163,15 +166,7 @@ class Alert(NamedTuple):
     percentage: int
     spent: int
     limit: int
-
-
-class Content(NamedTuple):
-    """What a report says of a call, besides its lease and its request id."""
-
-    cost: int
-    tokens: int = 100
-    model: str = "gpt-test"
-    provider: str = "openai"
+    pending: int
 
 
 class Record(NamedTuple):
@@ -274,6 +269,9 @@ class Books:
     alerts: list[Alert] = field(default_factory=list)
     leases: list[Lease] = field(default_factory=list)
     records: dict[tuple[str, str], Record] = field(default_factory=dict)
+    calls: list[Metered] = field(default_factory=list)
+    holders: dict[tuple[str, str], int] = field(default_factory=dict)
+    """Which call of an agent a UUID stands for: the first that it named."""
     bank_spent: Counter[tuple[str, str]] = field(default_factory=Counter)
     entries: Counter[str] = field(default_factory=Counter)
     events: Counter[str] = field(default_factory=Counter)
@@ -294,6 +292,19 @@ class Books:
 
     def bank_held(self, user: str) -> int:
         return sum(lease.held for lease in self.leases if lease.bank == user)
+
+    def pendings(self) -> Counter[int]:
+        """Return what events tell of calls that no report has settled, by the open lease that stands for them."""
+        sums: Counter[int] = Counter()
+        for call in self.calls:
+            if call.account is None and call.lease is not None and call.cost:
+                number = self.effective(call.lease)
+                if self.leases[number].is_open:
+                    sums[number] += call.cost
+        return sums
+
+    def pending(self, agent: str) -> int:
+        return sum(cost for number, cost in self.pendings().items() if self.leases[number].agent == agent)
 
     def cap(self, user: str, project: str | None = None) -> int | None:
         return self.limits.get((user, project), Limits()).month
@@ -434,6 +445,15 @@ class Books:
         if new:
             self._tell(agent, {self.leases[each.lease].bank for each in new})
         return answers
+
+    def tell(self, value: int, events: Sequence[Told], kept_for: int | None) -> list[Fate]:
+        """Take in events; none of them moves money."""
+        with self.all_or_nothing():
+            agent = self._caller(value)
+            self.advance(agent)
+            fates = [self._take(agent, told, kept_for) for told in events]
+            self._tell(agent, set())
+            return fates
 
     def refresh(self, value: int, number: int, requested: int | None, retry: Retry | None = None) -> Grant | Denial:
         with self.all_or_nothing():
@@ -805,7 +825,7 @@ class Books:
         at: int | None = None,
     ) -> None:
         lease = self.leases[number]
-        rest = lease.held
+        rest, pending = lease.held, self.pendings()[number]
         if back == "return":
             lease.returned += rest
         else:
@@ -817,6 +837,10 @@ class Books:
                 self.reservations[call] = each._replace(status="released")
         lease.status, lease.reason = status, reason
         lease.closed_at = self.now if at is None else at
+        if pending and reason != "refreshed":  # nobody is told that levels are not reached any more
+            agent = self.agents[lease.agent]
+            used = self.spent(lease.agent) + self.pending(lease.agent)
+            agent.level = min(agent.level, self._level(used, agent.allocated))
         self.events[f"lease_{status}"] += 1
 
     def _lend(self, value: int, money: int, rolled: int, runtime: str | None, ttl: int, key: int) -> int:
@@ -976,7 +1000,8 @@ class Books:
     def _tell(self, agent: str, banks: set[str]) -> None:
         """Alert of the levels that are reached and were not before."""
         known = self.agents[agent]
-        known.level = self._alert(agent, "agent", known.level, self.spent(agent), known.allocated)
+        spent, pending = self.spent(agent), self.pending(agent)
+        known.level = self._alert(agent, "agent", known.level, spent, known.allocated, pending)
         now = month(self.now)
         for user in sorted(banks):
             cap = self.cap(user)
@@ -986,11 +1011,14 @@ class Books:
                     agent, "user_month", before, self.bank_spent[user, now], cap
                 )  # fmt: skip
 
-    def _alert(self, agent: str, scope: Literal["agent", "user_month"], before: int, spent: int, limit: int) -> int:
-        level = self._level(spent, limit)
+    def _alert(
+        self, agent: str, scope: Literal["agent", "user_month"], before: int, spent: int, limit: int, pending: int = 0
+    ) -> int:
+        used = spent + pending
+        level = self._level(used, limit)
         if level > before:
             crossed = tuple(each for each in self.terms.levels if before < each <= level)
-            self.alerts.append(Alert(agent, scope, level, crossed, spent * 100 // limit, spent, limit))
+            self.alerts.append(Alert(agent, scope, level, crossed, used * 100 // limit, spent, limit, pending))
         return level
 
     def _refusal(self, lease: Lease) -> RefusedError:
@@ -1060,9 +1088,86 @@ class Books:
         if (agent, request) in self.reservations:
             self.reservations[agent, request] = self.reservations[agent, request]._replace(status="committed")
         self._count(lease.bank, self.agents[agent].project, requests=1, tokens=content.tokens)
-        self.events["llm_call"] += 1
+        call = self._account(agent, Account(request, content, self.now, target, lease.bank, lease.key, uncovered))
         stop = self._must_stop(target)
-        return Booking(duplicate=False, cost=content.cost, overspent=uncovered, lease=target, stop=stop)
+        return Booking(
+            duplicate=False, cost=content.cost, overspent=uncovered, lease=target, stop=stop, mismatch=call.mismatch
+        )
+
+    # --- calls ---------------------------------------------------------------
+
+    def _take(self, agent: str, told: Told, kept_for: int | None) -> Fate:
+        if told.is_bad:
+            return Fate("rejected", "VALIDATION_ERROR")
+        if kept_for is not None and told.at < self.now - kept_for:
+            return Fate("rejected", "EVENT_TOO_OLD")
+        if any(call.was_told_by(told.name) for _, call in self._calls_of(agent)):
+            return Fate("duplicate")
+        place = self._told_of(agent, told)
+        if place is not None and not self.calls[place].is_completed_by(told):
+            return Fate("duplicate")
+        at = told.at if told.at <= self.now + FIVE_MINUTES else self.now
+        sight = Sight(told, at, self._stamp(agent, told), self._key_told(agent, told))
+        if place is None:
+            place = self._open_call(agent, told.request or told.name)
+            self.events["llm_call" if told.is_completed else "llm_call_failed"] += 1
+        call = self.calls[place]
+        self.calls[place] = call = call._replace(sights=(*call.sights, sight))
+        if told.request is None:
+            self._hold(agent, told.name, place)
+        return Fate("accepted", None, told.is_completed and call.mismatch)
+
+    def _account(self, agent: str, account: Account) -> Metered:
+        place = self._named(agent, account.request)
+        if place is None:
+            held = self._held_by(agent, account.request)
+            place = held if held is not None and self.calls[held].request is None else None
+        if place is None:
+            place = self._open_call(agent, account.request)
+            self.events["llm_call"] += 1
+        self.calls[place] = self.calls[place]._replace(account=account)
+        self._hold(agent, account.request, place)
+        return self.calls[place]
+
+    def _calls_of(self, agent: str) -> list[tuple[int, Metered]]:
+        return [(place, call) for place, call in enumerate(self.calls) if call.agent == agent]
+
+    def _told_of(self, agent: str, told: Told) -> int | None:
+        """Return the call that an event tells of: the one with its name, or a report with its UUID."""
+        place = self._named(agent, told.request or told.name)
+        if place is None and told.request is None:
+            held = self._held_by(agent, told.name)
+            place = held if held is not None and self.calls[held].account else None
+        return place
+
+    def _named(self, agent: str, request: str) -> int | None:
+        return next((place for place, call in self._calls_of(agent) if call.is_named(request)), None)
+
+    def _held_by(self, agent: str, name: str) -> int | None:
+        return self.holders.get((agent, uuid_of(name) or ""))
+
+    def _hold(self, agent: str, name: str, place: int) -> None:
+        uuid = uuid_of(name)
+        if uuid is not None:
+            self.holders.setdefault((agent, uuid), place)
+
+    def _open_call(self, agent: str, name: str) -> int:
+        known = self.agents[agent]
+        key = "trace" if any(call.key == name for _, call in self._calls_of(agent)) else name
+        self.calls.append(Metered(agent, known.owner, known.project, key, self.now))
+        return len(self.calls) - 1
+
+    def _stamp(self, agent: str, told: Told) -> int | None:
+        if told.lease not in {None, UNKNOWN} and self.leases[told.lease or 0].agent == agent:
+            return told.lease
+        active = [number for number in self.open_of(agent) if self.leases[number].status == "active"]
+        return active[0] if len(active) == 1 else None
+
+    def _key_told(self, agent: str, told: Told) -> str | int | None:
+        keys = self.agents[agent].keys
+        if told.provider_id is not None:
+            return told.provider_id
+        return keys[0] if told.provider == "openai" and len(keys) == 1 else None
 
     def _spend(self, lease: Lease, cost: int) -> int:
         """Charge the hold as far as it reaches and return the rest, which is overspent."""
@@ -1093,8 +1198,8 @@ class Books:
 
 COPIED = (
     "limits", "suspended", "disabled_keys", "values", "reservations", "requests", "answers", "settlements",
-    "tokens_used", "requests_made", "project_spent", "month_levels", "alerts", "records", "bank_spent", "entries",
-    "events",
+    "tokens_used", "requests_made", "project_spent", "month_levels", "alerts", "records", "calls", "holders",
+    "bank_spent", "entries", "events",
 )  # fmt: skip
 """What books of their own have of their own, besides agents and leases; what is in it never changes."""
 

@@ -28,7 +28,8 @@ from ironcage_core.services.late_reports import SettlementRefused, report_or_ref
 from ironcage_core.services.leasing import refresh, return_lease, revoke_leases
 from ironcage_core.services.reporting import Booked, report_batch
 from ironcage_storage.sealed.tokens import IcTokenSigner
-from tests.simulation.model import UNKNOWN, Booking, Books, Content, Grant, RefusedError, Retry, Terms
+from tests.simulation.calls import Content, spelled, uuid_of
+from tests.simulation.model import UNKNOWN, Booking, Books, Grant, RefusedError, Retry, Terms
 from tests.support.world import ADMIN, NOON, PRICES, usage
 
 MS = 1000
@@ -93,6 +94,7 @@ class Cast:
     agents: list[str] = field(default_factory=list)
     ids: dict[tuple[str, int], str] = field(default_factory=dict)
     requests: int = 0
+    events: int = 0
     keyed: list[Keyed] = field(default_factory=list)
     proven: dict[str, PresentedIcToken] = field(default_factory=dict)
 
@@ -103,10 +105,15 @@ class Cast:
     def id_of(self, number: int, kind: str = "lease") -> str:
         return f"{kind}_of_nobody" if number == UNKNOWN else self.ids[kind, number]
 
-    def new_request(self) -> str:
+    def new_request(self, spelling: int | None = None) -> str:
         # Small numbers: agents use the same request ids, which must not matter.
         self.requests += 1
-        return f"req-{self.requests // 2}"
+        number = self.requests // 2
+        return f"req-{number}" if spelling is None else spelled(f"{number:032x}", spelling)
+
+    def next_event(self) -> int:
+        self.events += 1
+        return self.events
 
     def value(self, books: Books, agent: int, back: int) -> int:
         """Return the agent's latest token value, or one before it."""
@@ -291,18 +298,26 @@ class Item:
     known: int | None = None
     changed: Literal["cost", "tokens", "model", "provider"] | None = None
     reserved: int | None = None
+    told: int | None = None
+    spelling: int | None = None
+    split: int | None = None
 
     def resolve(self, cast: Cast, books: Books, agent: str, before: Sequence["SettledItem"]) -> "SettledItem":
         number = self.lease.number(books, agent)
+        if self.told is not None:
+            name = told_name(books, agent, self.told, self.spelling)
+            if name is not None:
+                record = books.records.get((agent, name))
+                return SettledItem(number, name, record.content if record else self._content(books, number))
         reserved = [request for who, request in books.reservations if who == agent]
         if self.reserved is not None and reserved:
             request = reserved[-1 - self.reserved % len(reserved)]
             record = books.records.get((agent, request))
-            return SettledItem(number, request, record.content if record else Content(self._cost(books, number)))
+            return SettledItem(number, request, record.content if record else self._content(books, number))
         known = [(request, record.content) for (who, request), record in books.records.items() if who == agent]
         known += [(item.request, item.content) for item in before]
         if self.known is None or not known:
-            return SettledItem(number, cast.new_request(), Content(self._cost(books, number)))
+            return SettledItem(number, cast.new_request(self.spelling), self._content(books, number))
         request, content = known[-1 - self.known % len(known)]
         changes: dict[str, Content] = {
             "cost": content._replace(cost=content.cost + 1),
@@ -312,11 +327,26 @@ class Item:
         }
         return SettledItem(number, request, changes[self.changed] if self.changed else content)
 
+    def _content(self, books: Books, number: int) -> Content:
+        return Content(self._cost(books, number), split=self.split)
+
     def _cost(self, books: Books, number: int) -> int:
         if isinstance(self.cost, int):
             return self.cost
         held = 0 if number == UNKNOWN else books.leases[books.effective(number)].held
         return min(TERMS.max_report, held + (self.cost == "more than all"))
+
+
+def told_name(books: Books, agent: str, back: int, spelling: int | None) -> str | None:
+    """Return a name of a call of the agent, spelled otherwise if it is a UUID."""
+    names = [name for call in books.calls if call.agent == agent for name in call.names]
+    return respelled(names[-1 - back % len(names)], spelling) if names else None
+
+
+def respelled(name: str, spelling: int | None) -> str:
+    """Return a name in another spelling, if it has any."""
+    uuid = uuid_of(name)
+    return name if uuid is None or spelling is None else spelled(uuid, spelling)
 
 
 class SettledItem(NamedTuple):
@@ -329,7 +359,9 @@ class SettledItem(NamedTuple):
     def as_report(self, cast: Cast) -> UsageReport:
         content = self.content
         fields = {"tokens": content.tokens, "model": content.model, "provider": content.provider}
-        return usage(cast.id_of(self.lease), self.request, content.cost, **fields)
+        split = content.split
+        parts = {} if split is None else {"input_tokens": split, "output_tokens": content.tokens - split}
+        return usage(cast.id_of(self.lease), self.request, content.cost, **fields, **parts)
 
 
 @dataclass(frozen=True)
@@ -581,8 +613,8 @@ def _granted(answer: Granted) -> Answer:
 
 
 def _told_booking(booking: Booking) -> Answer:
-    return (booking.duplicate, booking.cost, booking.overspent, lease_no(booking.lease))
+    return (booking.duplicate, booking.cost, booking.overspent, lease_no(booking.lease), booking.mismatch)
 
 
 def _booked(booked: Booked) -> Answer:
-    return (booked.duplicate, booked.cost, booked.overspent, booked.lease.id)
+    return (booked.duplicate, booked.cost, booked.overspent, booked.lease.id, booked.has_cost_mismatch)

@@ -19,6 +19,7 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, pr
 from ironcage_core.domain.access import principal_of
 from ironcage_core.domain.audit import SYSTEM
 from ironcage_core.domain.ids import MASTER_PROJECT, ORPHANED_PROJECT
+from ironcage_core.domain.usage import UsageRecord
 from ironcage_core.errors.faults import StorageError
 from ironcage_core.ports.lists import EntryFilter, LeaseFilter, Paging, RequestFilter
 from ironcage_core.ports.storage import UnitOfWork
@@ -27,6 +28,7 @@ from ironcage_core.services.agents import create_agent
 from ironcage_core.services.provider_keys import add_provider_key
 from ironcage_core.services.repair import repair as repair_books
 from ironcage_storage.sqlite.store import SqliteStore
+from tests.simulation.calls import SPELLINGS, Row, sums_of
 from tests.simulation.control import (
     Again,
     AssignKeys,
@@ -64,8 +66,10 @@ from tests.simulation.operations import (
     answered,
     done,
     performing,
+    respelled,
 )
 from tests.simulation.sabotage import Kind, PowerCutError, abandon, repair, sabotage
+from tests.simulation.telling import Happening, Tell
 from tests.simulation.witness import Stored, Witness, alerts, event_names, read_all, row_counts
 from tests.support.world import ADMIN, API_KEY, NOON, SetClock, World
 
@@ -94,12 +98,33 @@ KEYS = st.sampled_from([None] * 4 + [0, 1, 2])
 HANDSHAKES = st.builds(
     Handshake, AGENTS, REQUESTED, RUNTIMES, st.one_of(st.none(), st.sampled_from([1, 300, 86_400])), TOKENS, KEYS
 )
-NEW_ITEMS = st.builds(Item, PICKS, COSTS)
+SPELT = st.sampled_from([None, None, *range(SPELLINGS)])
+SPLITS = st.sampled_from([None, None, 0, 40])
+NEW_ITEMS = st.builds(Item, PICKS, COSTS, spelling=SPELT, split=SPLITS)
+TOLD_ITEMS = st.builds(Item, PICKS, COSTS, told=COUNTS_BACK, spelling=SPELT, split=SPLITS)
 KNOWN_ITEMS = st.builds(
     Item, PICKS, COSTS, COUNTS_BACK, st.sampled_from([None, None, None, "cost", "tokens", "model", "provider"])
 )
 RESERVED_ITEMS = st.builds(Item, PICKS, COSTS, reserved=COUNTS_BACK)
-ITEMS = st.one_of(NEW_ITEMS, NEW_ITEMS, KNOWN_ITEMS, RESERVED_ITEMS)
+ITEMS = st.one_of(NEW_ITEMS, NEW_ITEMS, KNOWN_ITEMS, RESERVED_ITEMS, TOLD_ITEMS)
+HAPPENINGS = st.builds(
+    Happening,
+    is_completed=st.sampled_from([True, True, False]),
+    cost=st.one_of(st.integers(0, 12_000), st.sampled_from([0, 50, 30_000, 60_000, -1])),
+    known=st.one_of(st.none(), COUNTS_BACK),
+    is_named=st.booleans(),
+    spelling=SPELT,
+    lease=st.one_of(st.none(), PICKS),
+    late=st.sampled_from([0, 0, 0, 5_000, -300_000, -300_001, DAY, DAY + 1]),
+    provider=st.sampled_from(["openai", "openai", "anthropic"]),
+    provider_id=st.sampled_from([None, None, "told"]),
+    duration=st.sampled_from([None, 7]),
+)
+TELLINGS = st.deferred(  # its long name would make those of all that hold it too long
+    lambda: st.builds(
+        Tell, AGENTS, st.lists(HAPPENINGS, min_size=1, max_size=4).map(tuple), TOKENS, st.sampled_from([None, None, 1])
+    )
+)
 REPORTS = st.builds(Report, AGENTS, ITEMS, TOKENS)
 REPORT_BATCHES = st.builds(ReportBatch, AGENTS, st.lists(ITEMS, min_size=2, max_size=5).map(tuple), TOKENS)
 REFRESHES = st.builds(Refresh, AGENTS, PICKS, REQUESTED, TOKENS, KEYS)
@@ -162,7 +187,7 @@ ADMIN_CALLS = st.one_of(
 )
 OPERATIONS: st.SearchStrategy[Operation] = st.one_of(
     HANDSHAKES, REPORTS, REPORT_BATCHES, REFRESHES, RETURNS, REVOKES, ADMIN_CALLS, st.just(Sweep()),
-    RESERVATIONS, BUDGET_REQUESTS, STEERINGS, TOKEN_CHANGES, AGAIN,
+    RESERVATIONS, BUDGET_REQUESTS, STEERINGS, TOKEN_CHANGES, AGAIN, TELLINGS, TELLINGS,
 )  # fmt: skip
 BATCHES = st.lists(st.one_of(OPERATIONS, OPERATIONS, st.builds(GiveUp, OPERATIONS)), min_size=2, max_size=6)
 
@@ -249,6 +274,10 @@ class BooksMachine(RuleBasedStateMachine):
 
     @rule(operation=REPORT_BATCHES)
     def report_batch(self, operation: ReportBatch) -> None:
+        self.do(operation)
+
+    @rule(operation=TELLINGS)
+    def tell(self, operation: Tell) -> None:
         self.do(operation)
 
     @rule(operation=REFRESHES)
@@ -366,6 +395,45 @@ class BooksMachine(RuleBasedStateMachine):
         else:
             self.set_time(self.clock.now() + 300_000)
         self.do(Reserve(agent, Pick(0), rest))
+
+    @rule(
+        agent=AGENTS,
+        spellings=st.tuples(SPELT, SPELT, SPELT),
+        cost=st.sampled_from([1, 700, 6_000, 30_000]),
+        steps=st.permutations(
+            ["completed", "failed", "report", "again", "refresh", "return", "revoke", "stop", "sweep", "time", "raise"]
+        ),
+        count=st.integers(3, 8),
+    )
+    def a_call_is_told_and_reported(
+        self, agent: int, spellings: tuple[int | None, ...], cost: int, steps: list[str], count: int
+    ) -> None:
+        """One call in all its names, while what happens to leases happens to its own."""
+        self.make_ready(agent)
+        self.do(Handshake(agent, 6_000, None))
+        name = self.cast.new_request(spellings[0])
+        told, failed = (
+            Happening(is_completed=is_completed, cost=cost, name=respelled(name, spelling), is_named=spelling == 1)
+            for is_completed, spelling in ((True, spellings[1]), (False, spellings[2]))
+        )
+        allocated = self.books.agents[self.cast.agents[agent]].allocated
+        operations: dict[str, Operation] = {
+            "completed": Tell(agent, (told,)),
+            "failed": Tell(agent, (failed,)),
+            "report": Report(agent, Item(Pick(0), cost + len(steps[0]) - 6, told=0)),
+            "again": Tell(agent, (failed, told)),
+            "refresh": Refresh(agent, Pick(0), 1_000),
+            "return": Return(agent, Pick(0), cost),
+            "revoke": Revoke((0,)),
+            "stop": Steer(agent, "stop"),
+            "sweep": Sweep(),
+            "raise": SetAllocation(agent, allocated + 30_000, force=False),
+        }
+        for step in steps[:count]:
+            if step in operations:
+                self.do(operations[step])
+            else:
+                self.set_time(self.clock.now() + TERMS.ttl)
 
     @rule(agent=AGENTS, raised=st.integers(1, 9_000), key=KEYS, what=st.sampled_from(["approve", "reject", "cancel"]))
     def a_request_is_decided_late(
@@ -521,7 +589,7 @@ class BooksMachine(RuleBasedStateMachine):
         compare(stored, self.books, self.cast)
         assert event_names(self.store) == self.books.events
         assert alerts(self.store) == [tuple(alert) for alert in self.books.alerts]
-        assert row_counts(self.store)["usage"] == len(self.books.records)
+        assert row_counts(self.store)["usage"] == len(self.books.calls)
 
 
 class FileMachine(BooksMachine):
@@ -593,6 +661,39 @@ def compare(stored: Stored, books: Books, cast: Cast) -> None:
     assert stored.bank_spent == {key: amount for key, amount in books.bank_spent.items() if amount}
     assert Counter(entry.kind for entry in stored.entries) == books.entries
     compare_control(stored, books, cast)
+    compare_calls(stored, books, cast)
+
+
+def compare_calls(stored: Stored, books: Books, cast: Cast) -> None:
+    """Check each record of a call, their sums, and what is pending."""
+    rows = [with_ids(call.row(), cast) for call in books.calls]
+    assert Counter(row_of(record) for record in stored.usage) == Counter(rows)
+    assert {key: tuple(sums[:9]) for key, sums in stored.sums.items()} == sums_of(rows)
+    pendings = books.pendings()
+    for number in range(len(books.leases)):
+        assert stored.leases[cast.id_of(number)].pending == pendings[number]
+    for agent_id, balance in stored.balances.items():
+        assert balance.pending == books.pending(agent_id)
+
+
+def with_ids(row: Row, cast: Cast) -> Row:
+    """Return a row with ids in the place of numbers."""
+    lease = cast.id_of(row.lease) if isinstance(row.lease, int) else row.lease
+    key = cast.keys[row.provider_id] if isinstance(row.provider_id, int) else row.provider_id
+    return row._replace(lease=lease, provider_id=key)
+
+
+def row_of(record: UsageRecord) -> Row:
+    """Return a record as the model has it."""
+    return Row(
+        record.agent_id, record.owner_id, record.project_id,
+        "trace" if record.call_key == record.id else record.call_key,
+        record.event_id, record.request_id, record.lease_id, record.occurred_at, record.received_at, record.outcome,
+        record.model, record.provider, record.provider_id, record.input_tokens, record.output_tokens,
+        record.unsplit_tokens, record.cost_micros, record.cost_source, record.event_cost_micros,
+        record.report_cost_micros, record.overspent_micros, record.duration_ms, record.error_code,
+        record.report_tokens,
+    )  # fmt: skip
 
 
 def compare_control(stored: Stored, books: Books, cast: Cast) -> None:
@@ -602,7 +703,9 @@ def compare_control(stored: Stored, books: Books, cast: Cast) -> None:
         states = (modelled.runtime, modelled.is_held, modelled.is_inactive, modelled.is_deleted)
         is_deleted = agent.deleted_at is not None
         assert (agent.runtime_status, agent.stop_hold, agent.status == "inactive", is_deleted) == states
-        assert stored.balances[agent_id].alert_level == modelled.level
+        # What a level was lowered to may lie between two: then it counts as the lower one.
+        level = stored.balances[agent_id].alert_level
+        assert max((each for each in TERMS.levels if each <= level), default=0) == modelled.level
     for (user, period), level in books.month_levels.items():
         assert stored.month_levels.get((user, period), 0) == level
     reserved = {cast.id_of(number): books.reserved(number) for number in range(len(books.leases))}

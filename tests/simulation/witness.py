@@ -1,17 +1,19 @@
 """The witness: reads the stored rows after every step and remembers what may never change.
 
-It knows nothing of the operations, only the invariants I2 to I7 of contract budget.md 1.4.
+It knows nothing of the operations, only the invariants I2 to I7 of contract budget.md 1.4, and what contract
+analytics.md 1 says of spending.
 """
 
 import json
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 from ironcage_core.domain.agents import Agent
 from ironcage_core.domain.leases import Lease
 from ironcage_core.domain.ledger import Balance, Entry
-from ironcage_core.ports.lists import Paging, RequestFilter
+from ironcage_core.domain.usage import UsageRecord, UsageSums
+from ironcage_core.ports.lists import Paging, RequestFilter, TraceFilter, UsageFilter
 from ironcage_core.ports.storage import UnitOfWork
 from ironcage_core.services.verify import Verification, verify
 from ironcage_storage.sqlite.store import SqliteStore
@@ -32,6 +34,8 @@ class Stored:
     requests: list[tuple[str, str, str, str, int, int | None]]
     settlements: Mapping[str, tuple[int, int]]
     month_levels: Mapping[tuple[str, str], int]
+    usage: Sequence[UsageRecord]
+    sums: Mapping[tuple[str, ...], UsageSums]
 
 
 def read_all(uow: UnitOfWork) -> Stored:
@@ -58,6 +62,8 @@ def read_all(uow: UnitOfWork) -> Stored:
         bank_spent={key: amount for key, amount in uow.banks.all_spent().items() if amount},
         bank_held={key: amount for key, amount in uow.banks.all_held().items() if amount},
         verification=verify(uow),
+        usage=uow.usage.page(TraceFilter(), Paging(1, 10_000)).rows,
+        sums=uow.usage.sums(UsageFilter(), ("agent_id", "provider", "model")),
     )
 
 
@@ -80,13 +86,16 @@ def row_counts(store: SqliteStore) -> dict[str, int]:
     return dict(zip(names, row, strict=True))
 
 
+CALL_NEWS = {"llm_call", "llm_call_failed", "budget_changed"}
+
+
 def event_names(store: SqliteStore) -> Counter[str]:
     """Return how often each event about money or leases was published; each has an id of its own."""
     sql = "SELECT name, count(*), count(DISTINCT id) FROM feed WHERE name IS NOT NULL GROUP BY name"
     counts: Counter[str] = Counter()
     for name, rows, ids in store._connection.execute(sql):
         assert rows == ids, f"{name} was published twice"
-        if name.startswith(("lease_", "budget_request_")) or name in {"llm_call", "budget_changed"}:
+        if name.startswith(("lease_", "budget_request_")) or name in CALL_NEWS:
             counts[name] = rows
     return counts
 
@@ -97,8 +106,8 @@ def alerts(store: SqliteStore) -> list[tuple[object, ...]]:
     told: list[tuple[object, ...]] = []
     for agent_id, text in store._connection.execute(sql):
         data = json.loads(text)
-        numbers = (data["percentage"], data["budget_spent_micros"], data["budget_limit_micros"])
-        told.append((agent_id, data["scope"], data["threshold"], tuple(data["crossed"]), *numbers))
+        amounts = (data[f"{name}_micros"] for name in ("budget_spent", "budget_limit", "pending_spend"))
+        told.append((agent_id, data["scope"], data["threshold"], tuple(data["crossed"]), data["percentage"], *amounts))
     return told
 
 
@@ -109,11 +118,13 @@ class Witness:
     may_be_short: set[str] = field(default_factory=set)
     _balances: dict[str, Balance] = field(default_factory=dict)
     _leases: dict[str, Lease] = field(default_factory=dict)
+    _traces: dict[str, tuple[str, ...]] = field(default_factory=dict)
 
     def check(self, stored: Stored) -> None:
         """Check one snapshot against itself and the one before."""
         assert stored.verification.differences == []
         self._check_entries(stored.entries)
+        self._check_calls(stored)
         for balance in stored.balances.values():
             self._check_balance(balance)
         for lease in stored.leases.values():
@@ -131,6 +142,19 @@ class Witness:
                 assert entry.allocated_after >= entry.spent_after + entry.held_after, "I3"
         given_back = Counter(entry.lease_id for entry in entries if entry.kind in {"return", "reclaim"})
         assert set(given_back.values()) <= {1}, "I7: a lease gives back once"
+
+    def _check_calls(self, stored: Stored) -> None:
+        reported = sum(record.report_cost_micros or 0 for record in stored.usage)
+        told = [record for record in stored.usage if record.report_cost_micros is None]
+        told_cost = sum(record.event_cost_micros or 0 for record in told if record.outcome == "completed")
+        assert sum(record.cost_micros for record in stored.usage) == reported + told_cost, "analytics 1, rule 6"
+        assert sum(each.cost_micros for each in stored.sums.values()) == reported + told_cost
+        settled = sum(lease.unattributed for lease in stored.leases.values())
+        assert sum(balance.spent for balance in stored.balances.values()) == reported + settled, "an event moves money"
+        traces = {record.id: fixed_parts(record) for record in stored.usage}
+        assert self._traces.items() <= traces.items()
+        assert len(traces) == len({(record.agent_id, record.call_key) for record in stored.usage})
+        self._traces = traces
 
     def _check_balance(self, balance: Balance) -> None:
         before = self._balances.get(balance.agent_id)
@@ -161,3 +185,8 @@ def check_history(before: Lease, after: Lease) -> None:
 def fixed(lease: Lease) -> Lease:
     """Return a terminal lease without what late truth may still move."""
     return lease._replace(overspent=0, unattributed=0, reports=0, last_activity_at=0)
+
+
+def fixed_parts(record: UsageRecord) -> tuple[str, ...]:
+    """Return what a record keeps whatever is told of its call later."""
+    return (record.agent_id, record.project_id, record.call_key)

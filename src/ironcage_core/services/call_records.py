@@ -113,8 +113,11 @@ def note_report(uow: UnitOfWork, record: UsageRecord, request_id: str) -> None:
 
 def _note_uuid(uow: UnitOfWork, agent_id: str, name: str, call_key: str) -> None:
     uuid = uuid_in(name)
-    if uuid is not None and call_key != usual_name(uuid):
-        uow.usage.add_alias(agent_id, "uuid", uuid, call_key)
+    if uuid is None or call_key == usual_name(uuid):
+        return
+    usual = call_at(uow, agent_id, usual_name(uuid))
+    if usual is None or (usual.request_id is not None and usual.report_cost_micros is None):
+        uow.usage.add_alias(agent_id, "uuid", uuid, call_key)  # else the other call must stay the one that is found
 
 
 def restored(uow: UnitOfWork, call: Call) -> UsageRecord:

@@ -22,6 +22,7 @@ from ironcage_core.errors.money import (
 )
 from ironcage_core.errors.tree import ValidationError
 from ironcage_core.ports.storage import UnitOfWork
+from ironcage_core.services.call_records import requested_call
 from ironcage_core.services.expiry import catch_up
 from ironcage_core.services.granting import check_may_call
 from ironcage_core.services.lease_records import effective, own_lease, state_refusal
@@ -171,7 +172,7 @@ def _available(uow: UnitOfWork, lease: Lease) -> Micros:
 
 
 def _is_reported(uow: UnitOfWork, agent_id: str, request_id: str) -> bool:
-    known = uow.usage.find(agent_id, request_id) or uow.usage.find_kept(agent_id, request_id)
+    known = requested_call(uow, agent_id, request_id, is_reported=False)
     return known is not None and known.report_cost_micros is not None
 
 
