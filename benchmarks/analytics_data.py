@@ -51,7 +51,7 @@ _STATEMENTS: Final = (
         "usage_records", ":records", id=id_of("trace", "n"), agent_id=id_of("agent", _AGENT),
         owner_id=id_of("user", f"{_AGENT} % {_OWNERS} + 1"), project_id=id_of("proj", f"{_AGENT} % 3 + 1"),
         call_key="n", event_id="n", occurred_at=_AT, received_at=_AT, outcome="iif(n % 23, 'completed', 'failed')",
-        model=f"'model-' || n / {AGENTS} % {MODELS}", provider=f"iif(n / {AGENTS} % 2, 'anthropic', 'openai')",
+        model=f"'model-' || (n / {AGENTS} % {MODELS})", provider=f"iif(n / {AGENTS} % 2, 'anthropic', 'openai')",
         provider_id=id_of("prov", f"n / {AGENTS} % 2"), input_tokens="iif(n % 23, 80 + n % 700, 0)",
         output_tokens="iif(n % 23, 20, 0)", unsplit_tokens=0, cost_micros=f"iif(n % 23, {_SPREAD}, 0)",
         cost_source="'event'", event_cost_micros=f"iif(n % 23, {_SPREAD}, 0)", overspent_micros=0,

@@ -4,6 +4,7 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import replace
 from functools import partial
+from typing import get_args
 
 import pytest
 from hypothesis import given
@@ -108,6 +109,20 @@ def test_cells_are_the_finest_sums_in_their_order(
 
     assert [cell for cell, _ in cells] == sorted(found)[:limit]
     assert all(is_as_wide(sums, sums_of(found[cell])) for cell, sums in cells)
+
+
+@at_length
+@given(which=usage_filters, by=st.lists(st.sampled_from(get_args(UsageDimension)), unique=True, min_size=1))
+def test_the_groups_are_those_that_have_a_call(
+    store: SqliteStore, told: Story, which: UsageFilter, by: list[UsageDimension]
+) -> None:
+    """Each once, whichever rollups they are in."""
+    assert told.records
+
+    groups = store.read(lambda uow: list(uow.usage.groups(which, by)))
+
+    assert len(groups) == len(set(groups))
+    assert set(groups) == set(store.read(lambda uow: uow.usage.sums(which, by)))
 
 
 def values_of(records: Sequence[UsageRecord], of: Measure) -> list[int]:

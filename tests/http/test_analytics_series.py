@@ -199,6 +199,15 @@ def test_a_period_may_name_the_bucket(calls: Metered, bucket: str) -> None:
     assert (dated["bucket"], len(dated["data"])) == (bucket, 1)
 
 
+@pytest.mark.parametrize("bucket", ["day", "week", "month", "year"])
+def test_a_time_that_ends_before_the_first_call_has_no_buckets(calls: Metered, bucket: str) -> None:
+    """It has no start to fill from; the bucket of the first call is not of that time."""
+    body = calls.ask(PATH, "admin", {}, bucket=bucket, end_date="2001-01-01")
+
+    assert body["range"]["start"] is None
+    assert body["data"] == []
+
+
 def test_calls_ahead_of_the_clock_are_in_a_bucket(fresh: Stage) -> None:
     """A runtime's clock may be a little ahead, even over midnight."""
     calls = Metered(fresh, {"ann 1": fresh.agent()})

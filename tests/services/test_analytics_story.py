@@ -227,7 +227,7 @@ def test_a_list_takes_as_many_statements_however_long_it_is(world: World, order:
     for number in range(20):
         called(world, world.agent(), USD, provider=f"p{number}", model=f"m{number}")
 
-    assert few == statements() == 7
+    assert few == statements() == 8
 
 
 def test_names_are_looked_for_on_the_page_alone_unless_they_sort(world: World) -> None:

@@ -141,6 +141,8 @@ def combined(parts: Collection[UsageSums]) -> UsageSums:
     """Return the sums over all calls of several sums."""
     if not parts:
         return UsageSums()
+    if len(parts) == 1:
+        return next(iter(parts))
     *added, last_at, highest, _ = zip(*parts, strict=True)
     lowest = min((part.min_cost_micros for part in parts if part.completed), default=0)
     return UsageSums._make([*map(sum, added), max(last_at), max(highest), lowest])

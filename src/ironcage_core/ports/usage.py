@@ -3,7 +3,7 @@
 `find_x` gives None where there is nothing.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from typing import Literal, Protocol
 
 from ironcage_core.domain.histograms import Measure
@@ -91,6 +91,10 @@ class Usage(Protocol):
 
         A group without any call is left out. Costs as much as there are days and dimensions, not calls.
         """
+        ...
+
+    def groups(self, which: UsageFilter, by: Sequence[UsageDimension]) -> Collection[tuple[str, ...]]:
+        """Return the values of `by` that there is any call of, each once; cheaper than their sums."""
         ...
 
     def series(

@@ -5,6 +5,7 @@ Source: contract analytics.md 4.4.
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cache, partial
 from typing import Final, NamedTuple
 
 from ironcage_core.domain.histograms import value_at
@@ -67,8 +68,10 @@ def _latency(uow: UnitOfWork, chosen: Selection, total: UsageSums) -> Latency:
     if which is None or not samples:
         return Latency(0, 0, 0, 0, 0)
 
+    steps = cache(partial(uow.usage.steps, which, "duration"))
+
     def at(percent: int) -> int:
         rank = -(-percent * samples // 100) - 1  # the nearest one: the least that so many percent do not exceed
-        return value_at(rank, bands, lambda band: uow.usage.steps(which, "duration", band))
+        return value_at(rank, bands, steps)
 
     return Latency(half_up(total.duration_ms * _FINE, total.timed), at(50), at(95), at(99), samples)

@@ -3,12 +3,13 @@
 A group whose calls all failed is one as well. Source: contract analytics.md 4.1, 4.4.
 """
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections import defaultdict
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal, NamedTuple
 
 from ironcage_core.domain.usage import UsageSums, combined
-from ironcage_core.ports.lists import Page, Paging
+from ironcage_core.ports.lists import Page, Paging, UsageDimension
 from ironcage_core.ports.storage import UnitOfWork
 from ironcage_core.services.made_rows import sorted_page
 from ironcage_core.services.usage_selection import Selection, sums_by
@@ -17,12 +18,17 @@ ProviderGroups = Literal["provider", "provider_id"]
 
 
 class ProviderUsage(NamedTuple):
-    """The calls to one provider, or those of one key of it: on which keys, by how many agents, and their sums."""
+    """The calls to one provider, or those of one key of it: on which keys, by which agents, and their sums."""
 
     provider: str
     provider_ids: tuple[str, ...]
-    agents: int
+    agent_ids: Collection[str]
     sums: UsageSums
+
+    @property
+    def agents(self) -> int:
+        """By how many agents."""
+        return len(self.agent_ids)
 
 
 class ModelUsage(NamedTuple):
@@ -53,15 +59,12 @@ class TokenUsers:
 def provider_groups(uow: UnitOfWork, chosen: Selection, by: ProviderGroups = "provider") -> Sequence[ProviderUsage]:
     """Return the calls by provider name, or by provider name and key, in no order."""
     width = 1 if by == "provider" else 2
-    groups = _gathered(sums_by(uow, chosen, "provider", "provider_id", "agent_id"), width)
+    agents: dict[tuple[str, ...], set[str]] = defaultdict(set)
+    for *key, agent_id in _users(uow, chosen, width):
+        agents[tuple(key)].add(agent_id)
     return [
-        ProviderUsage(
-            provider=key[0],
-            provider_ids=_keys_of(part[1] for part in parts),
-            agents=len({part[2] for part in parts}),
-            sums=combined(parts.values()),
-        )
-        for key, parts in groups.items()
+        ProviderUsage(key[0], _keys_of(part[1] for part in parts), agents[key], combined(parts.values()))
+        for key, parts in _gathered(sums_by(uow, chosen, "provider", "provider_id"), width).items()
     ]
 
 
@@ -102,6 +105,12 @@ def token_users(
 def only_key(provider_ids: Sequence[str]) -> str | None:
     """Return the provider key of a group, if it is exactly one."""
     return provider_ids[0] if len(provider_ids) == 1 else None
+
+
+def _users(uow: UnitOfWork, chosen: Selection, width: int) -> Collection[tuple[str, ...]]:
+    """Return which agents called which provider, or which key of it; without sums, which are kept for all agents."""
+    by: tuple[UsageDimension, ...] = ("provider", "provider_id")
+    return () if chosen.which is None else uow.usage.groups(chosen.which, (*by[:width], "agent_id"))
 
 
 def _gathered(

@@ -6,6 +6,8 @@ Source: contract analytics.md 4.3.
 from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import cache, partial
+from operator import itemgetter
 from types import MappingProxyType
 from typing import Final, Literal, NamedTuple
 
@@ -101,11 +103,11 @@ def usage_series(
 
 
 def _span(uow: UnitOfWork, which: UsageFilter | None, time: TimeRange) -> tuple[Instant, Instant] | None:
-    """Return the range that a series fills; None if it is all of the time and there is no call."""
+    """Return the range that a series fills; None if it has no start and there is no call before its end."""
     since = time.since
     if since is None:
         since = None if which is None else uow.usage.first_day(which)
-    if since is None:
+    if since is None or (time.until is not None and since >= time.until):
         return None
     return since, max(time.end if time.until is None else time.until, since + 1)  # a runtime's clock may be ahead
 
@@ -124,9 +126,10 @@ def _cells(
         # All of the time ends with the latest call, and a runtime's clock may be a little ahead.
         until = which.until or bucket_start("hour", span[1]) + 2 * MS_PER_HOUR
         return uow.usage.series(replace(which, since=span[0], until=until), "hour", by)
+    start_of = cache(partial(bucket_start, bucket))
     parts = defaultdict(list)
     for day, key, sums in _days(uow, which, by):
-        parts[bucket_start(bucket, day), key].append(sums)
+        parts[start_of(day), key].append(sums)
     return {cell: combined(sums) for cell, sums in parts.items()}
 
 
@@ -152,16 +155,18 @@ def _series(
     if len(cells) > MAX_GROUPED_ROWS and grouping != "none":
         raise RangeTooLargeError(f"A series may have {MAX_GROUPED_ROWS} rows", bucket=bucket, limit=MAX_GROUPED_ROWS)
     labels = _labels(uow, {key for _, keys in cells for key in keys}, grouping, principal)
-    filled: dict[tuple[Instant, tuple[str, ...]], UsageSums] = {}
+    groups: dict[Instant, dict[str | None, UsageSums]] = defaultdict(dict)
     if grouping == "none" and span is not None:
-        filled = {(start, ()): UsageSums() for start in starts_in(bucket, *span)}
+        groups.update((start, {None: UsageSums()}) for start in starts_in(bucket, *span))
+    for (start, keys), sums in cells.items():
+        groups[start][keys[0] if keys else None] = sums
     rows = []
-    for (start, keys), sums in sorted({**filled, **cells}.items()):
-        key = keys[0] if keys else None
-        rows.append(SeriesRow(start, next_start(bucket, start), key, labels.get(key, key) if key else None, sums))
-    spent: dict[Instant, Micros] = defaultdict(int)
-    for row in rows:
-        spent[row.start] += row.sums.cost_micros
+    spent: dict[Instant, Micros] = {}
+    for start, of_start in sorted(groups.items(), key=itemgetter(0)):
+        end = next_start(bucket, start)
+        for key, sums in sorted(of_start.items(), key=itemgetter(0)):
+            rows.append(SeriesRow(start, end, key, labels.get(key, key) if key else None, sums))
+        spent[start] = sum(sums.cost_micros for sums in of_start.values())
     peak = max(spent, key=lambda start: (spent[start], -start), default=None)
     peak_micros = 0 if peak is None else spent[peak]
     return UsageSeries(rows, combined(cells.values()), peak if peak_micros else None, peak_micros)

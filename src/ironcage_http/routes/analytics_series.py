@@ -1,6 +1,9 @@
 """Spending over time: what calls cost from hour to hour, day to day, week to week, month to month or year to year."""
 
+from collections.abc import Iterator, Sequence
 from decimal import Decimal
+from itertools import groupby
+from operator import attrgetter
 from typing import Final, get_args
 
 import msgspec
@@ -77,7 +80,7 @@ async def get_series(call: Call) -> ASGIResponse:
         bucket=bucket,
         group_by=grouping,
         currency=CURRENCY,
-        data=[_view(row, chosen.calculated_at) for row in series.rows],
+        data=list(_views(series.rows, chosen.calculated_at)),
         summary=SeriesSummaryView(
             total_spend=amount(series.total.cost_micros),
             total_requests=series.total.completed,
@@ -100,21 +103,24 @@ def _read_bucket(query: Query) -> tuple[Bucket, Asked]:
     return named, Asked(start=when.start, end=when.end)
 
 
-def _view(row: SeriesRow, now: Instant) -> BucketView:
-    sums = row.sums
-    return BucketView(
-        bucket_start=moment(row.start),
-        bucket_end=moment(row.end),
-        spending=amount(sums.cost_micros),
-        request_count=sums.completed,
-        failed_requests=sums.failed,
-        input_tokens=sums.input_tokens,
-        output_tokens=sums.output_tokens,
-        total_tokens=sums.total_tokens,
-        partial=row.end > now,
-        key=msgspec.UNSET if row.key is None else row.key,
-        label=msgspec.UNSET if row.label is None else row.label,
-    )
+def _views(rows: Sequence[SeriesRow], now: Instant) -> Iterator[BucketView]:
+    for (start, end), of_bucket in groupby(rows, attrgetter("start", "end")):
+        bucket_start, bucket_end, is_partial = moment(start), moment(end), end > now
+        for row in of_bucket:
+            sums = row.sums
+            yield BucketView(
+                bucket_start=bucket_start,
+                bucket_end=bucket_end,
+                spending=amount(sums.cost_micros),
+                request_count=sums.completed,
+                failed_requests=sums.failed,
+                input_tokens=sums.input_tokens,
+                output_tokens=sums.output_tokens,
+                total_tokens=sums.total_tokens,
+                partial=is_partial,
+                key=msgspec.UNSET if row.key is None else row.key,
+                label=msgspec.UNSET if row.label is None else row.label,
+            )
 
 
 ROUTES: Final[tuple[Route, ...]] = (

@@ -22,7 +22,7 @@ from ironcage_core.services.usage_groups import (
     provider_page,
     token_users,
 )
-from ironcage_core.services.usage_selection import Selection, sums_by, total_of
+from ironcage_core.services.usage_selection import Selection, total_of
 from ironcage_http.calls import Call, answer, listed
 from ironcage_http.queries import Query
 from ironcage_http.routes.analytics_views import (
@@ -168,13 +168,11 @@ async def list_models(call: Call) -> ASGIResponse:
 async def get_analytics(call: Call) -> ASGIResponse:
     """Return everything at a glance."""
 
-    def use_case(
-        uow: UnitOfWork, chosen: Selection
-    ) -> tuple[Sequence[ProviderUsage], Sequence[ModelUsage], Mapping[Any, UsageSums]]:
-        return provider_groups(uow, chosen), model_groups(uow, chosen), sums_by(uow, chosen, "agent_id")
+    def use_case(uow: UnitOfWork, chosen: Selection) -> tuple[Sequence[ProviderUsage], Sequence[ModelUsage]]:
+        return provider_groups(uow, chosen), model_groups(uow, chosen)
 
-    echo, (providers, models, agents) = await asked_of_usage(call, Query(call.query), use_case)
-    total = combined(agents.values())
+    echo, (providers, models) = await asked_of_usage(call, Query(call.query), use_case)
+    total = combined([group.sums for group in providers])
     view = AnalyticsView(
         **echo,
         **requests(total),
@@ -182,7 +180,7 @@ async def get_analytics(call: Call) -> ASGIResponse:
         total_spend=amount(total.cost_micros),
         currency=CURRENCY,
         average_cost_per_request=cost_per_request(total),
-        active_agents=len(agents),
+        active_agents=len({agent_id for group in providers for agent_id in group.agent_ids}),
         providers=provider_spending_views(provider_page(providers, EVERY_ONE).rows),
         models=model_usage_views(model_page(models, TOP_MODELS).rows),
     )

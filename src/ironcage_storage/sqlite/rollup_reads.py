@@ -5,7 +5,7 @@ Who asks of an agent or an owner is answered from the tables by agent, everybody
 
 import json
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Any, Final, NamedTuple
 
@@ -77,6 +77,14 @@ class RollupReads:
         rows = self._grouped(SUMS, _in_range(SUMS, which, is_fine="agent_id" in by), by, SUMS.numbers)
         return {tuple(row[: len(by)]): _sums_of(row[len(by) :]) for row in rows}
 
+    def groups(self, which: UsageFilter, by: Sequence[UsageDimension]) -> Collection[tuple[str, ...]]:
+        """Return the values of `by` that there is any call of, each once."""
+        chosen = _in_range(SUMS, which, is_fine="agent_id" in by)
+        if not chosen:
+            return ()
+        sql, bound = _united(SUMS, chosen, by)
+        return self._session.query(f"SELECT DISTINCT * FROM ({sql})", bound, *self._reads).fetchall()
+
     def series(
         self, which: UsageFilter, bucket: UsageBucket, by: Sequence[UsageDimension] = ()
     ) -> Mapping[tuple[Instant, tuple[str, ...]], UsageSums]:
@@ -139,13 +147,10 @@ class RollupReads:
         """Return one of each number for each group; a group without any call is left out."""
         if not chosen:
             return []
-        columns, keys = ", ".join((*by, *numbers)), "".join(f"{column}, " for column in by)
-        rows = " UNION ALL ".join(
-            f"SELECT {columns} FROM {each.table} WHERE {each.where} AND {_HAS_CALLS[family]}" for each in chosen
-        )
+        keys = "".join(f"{column}, " for column in by)
+        rows, bound = _united(family, chosen, (*by, *numbers))
         grouped = f"GROUP BY {', '.join(by)}" if by else ""
         sql = f"SELECT {keys}{family.merged(numbers)} FROM ({rows}) {grouped} HAVING count(*) > 0 {order}"
-        bound = [value for each in chosen for value in each.bound]
         return self._session.query(sql, bound, *self._reads).fetchall()
 
     def first_day(self, which: UsageFilter) -> int | None:
@@ -202,6 +207,14 @@ def _in_range(family: Family, which: UsageFilter, *, is_fine: bool = False) -> l
     """Return which rows of a family make up the filter's range of time."""
     spans = _spans(cut_at_midnight(which.since, which.until))
     return [_at(_source(family, level, which, is_fine=is_fine), time, bound) for level, time, bound in spans]
+
+
+def _united(family: Family, chosen: Sequence[_Rows], columns: Sequence[str]) -> tuple[str, list[object]]:
+    """Return the SELECT of columns of all rows that are meant and have calls, and what it binds."""
+    rows = " UNION ALL ".join(
+        f"SELECT {', '.join(columns)} FROM {each.table} WHERE {each.where} AND {_HAS_CALLS[family]}" for each in chosen
+    )
+    return rows, [value for each in chosen for value in each.bound]
 
 
 def _spans(cut: Cut) -> list[tuple[Level, str, tuple[object, ...]]]:

@@ -1,7 +1,7 @@
 """Usage records, one a call, found by the key the call is known by; and what is kept of those that were purged."""
 
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from typing import Final, NamedTuple
 
 from ironcage_core.domain.call_events import usual_name, uuid_in
@@ -157,6 +157,10 @@ class SqliteUsage:
     def sums(self, which: UsageFilter, by: Sequence[UsageDimension] = ()) -> Mapping[tuple[str, ...], UsageSums]:
         """Return sums from the rollups by the values of `by`."""
         return self._sums.sums(which, by)
+
+    def groups(self, which: UsageFilter, by: Sequence[UsageDimension]) -> Collection[tuple[str, ...]]:
+        """Return the values of `by` that there is any call of, each once."""
+        return self._sums.groups(which, by)
 
     def series(
         self, which: UsageFilter, bucket: UsageBucket, by: Sequence[UsageDimension] = ()
