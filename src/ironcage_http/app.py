@@ -166,7 +166,6 @@ def create_app(store: Store, settings: Settings) -> ASGIApp:
         ],
         exception_handlers={HTTPException: on_http_exception, Exception: on_exception},
         lifespan=[partial(maintained, wiring=wiring, watch=SecretWatch(wiring, metrics)), hub.running],
-        request_max_body_size=settings.max_body_bytes,
         openapi_config=None,
         logging_config=None,
     )
@@ -183,7 +182,6 @@ def _handlers(base: str, routes: Sequence[Route], wiring: Wiring) -> list[HTTPRo
             http_method=route.method,
             status_code=200,
             media_type=JSON,
-            request_max_body_size=wiring.settings.max_body_bytes * route.body_factor,
         )(endpoint(route, wiring))
         for route in routes
     ]

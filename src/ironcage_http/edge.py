@@ -4,8 +4,8 @@ An ASGI wrapper around the whole app, so that Litestar's own answers pass throug
 1 and 9.
 """
 
+import random
 import re
-import secrets
 from collections.abc import Awaitable, Callable, Sequence
 from time import perf_counter
 from typing import Any, Final
@@ -99,8 +99,7 @@ class Edge:
             if message["type"] == "http.response.start":
                 self._metrics.count(scope, message["status"], perf_counter() - start)
                 given = {name.lower() for name, _ in message["headers"]}
-                added = [(name, value) for name, value in headers if name not in given]
-                message["headers"] = [*message["headers"], *added]
+                message["headers"] = [*message["headers"], *(each for each in headers if each[0] not in given)]
             await send(message)
 
         # An empty part of a path names nothing, encoded or not; routing would overlook it, rules by path would not.
@@ -117,8 +116,9 @@ class Edge:
 
 
 def _request_id(sent: bytes | None) -> str:
-    text = (sent or b"").decode("latin-1")
-    return text if _REQUEST_ID.fullmatch(text) else secrets.token_hex(8)
+    text = "" if sent is None else sent.decode("latin-1")
+    # A name, no secret; the system's randomness would let the writer's thread pass at each request.
+    return text if _REQUEST_ID.fullmatch(text) else f"{random.getrandbits(64):016x}"
 
 
 async def _answer_preflight(send: Send, headers: Headers, *, is_allowed: bool) -> None:

@@ -11,6 +11,8 @@ MAX_DEPTH: Final = 64
 _STRING: Final = re.compile(rb'"(?:[^"\\]|\\.)*+(?:"|\\?\Z)', re.DOTALL)
 _BLANKS: Final = " \t\n\r"
 _BRACKET: Final = re.compile(rb"[\[\]{}]")
+_NO_STRUCTURE: Final = bytes(set(range(256)) - set(b'[]{}"'))
+_value_of: Final = msgspec.json.Decoder().decode
 _fields_of: Final = msgspec.json.Decoder(dict[str, msgspec.Raw]).decode
 
 
@@ -28,23 +30,45 @@ def syntax_fault(raw: bytes) -> str | None:
 
 
 def _is_plainly_without_twins(raw: bytes) -> bool:
-    """Tell of an object, fast, that it has as many names as colons: then none comes twice, here or deeper."""
+    """Tell of an object, fast, that it has as many names as colons: then none comes twice, here or deeper.
+
+    The names that are counted are its own, and those of the objects in its lists.
+    """
+    colons = raw.count(b":")
     try:
-        return len(_fields_of(raw)) == raw.count(b":")
+        fields = _fields_of(raw)
+        if len(fields) == colons:
+            return True
+        lists = [value for value in _value_of(raw).values() if isinstance(value, list)]
     except (msgspec.MsgspecError, RecursionError):
         return False
+    return len(fields) + sum(len(each) for items in lists for each in items if isinstance(each, dict)) == colons
 
 
 def is_too_deep(raw: bytes) -> bool:
     """Tell whether brackets outside strings nest deeper than they may."""
     if raw.count(b"[") + raw.count(b"{") <= MAX_DEPTH:
         return False
+    bare = _structure_of(raw)
+    # Without its innermost objects, and then without its empty lists, it is at most two levels less deep.
+    shallow = bare.replace(b"{}", b"").replace(b"[]", b"")
+    if shallow.count(b"[") + shallow.count(b"{") + 2 <= MAX_DEPTH:
+        return False
     depth = 0
-    for match in _BRACKET.finditer(_STRING.sub(b"", raw)):
+    for match in _BRACKET.finditer(bare):
         depth += 1 if match[0] in b"[{" else -1
         if depth > MAX_DEPTH:
             return True
     return False
+
+
+def _structure_of(raw: bytes) -> bytes:
+    """Return a body without its strings; where none holds a bracket or an escape, without all but its brackets."""
+    if b"\\" not in raw:
+        bare = raw.translate(None, _NO_STRUCTURE).replace(b'""', b"")
+        if b'"' not in bare:  # so each quote stood beside its own other one
+            return bare
+    return _STRING.sub(b"", raw)
 
 
 class _TwinsError(Exception):

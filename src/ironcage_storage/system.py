@@ -16,6 +16,7 @@ _LAST_SEED_BITS: Final = 60
 _SEED_BITS: Final = 72
 _STEP_BITS: Final = 24
 _ENTROPY_BYTES: Final = (_SEED_BITS + _STEP_BITS) // 8
+_ENTROPY_AT_ONCE: Final = 512 * _ENTROPY_BYTES
 
 
 class SystemClock:
@@ -30,9 +31,9 @@ class TimeOrderedIds:
     """Makes ids that strictly grow within the process, whatever the clock does; implements `Ids`.
 
     A millisecond starts at a random UUIDv7 and each id adds that millisecond's random step to the last field. While
-    the clock stands still or runs behind, ids go on from the latest millisecond seen. Randomness is read at most once
-    a millisecond, because this is the hot path; ids are names, not secrets, and nothing may rely on their being hard
-    to guess. Safe to share between threads.
+    the clock stands still or runs behind, ids go on from the latest millisecond seen. Randomness is read for hundreds
+    of milliseconds at once, because this is the hot path and reading it lets other threads pass; ids are names, not
+    secrets, and nothing may rely on their being hard to guess. Safe to share between threads.
 
     Args:
         entropy: Returns as many random bytes as it is asked for.
@@ -42,6 +43,7 @@ class TimeOrderedIds:
 
     def __init__(self, entropy: Callable[[int], bytes] = os.urandom) -> None:
         self._entropy = entropy
+        self._unused = b""
         self._lock = threading.Lock()
         self._last_ms = 0
         self._latest, self._step = self._start_of(0)
@@ -62,6 +64,9 @@ class TimeOrderedIds:
 
     def _start_of(self, unix_ms: Instant) -> tuple[int, int]:
         """Return a random UUID of a millisecond as a number, and the step, at least 1, from one id to the next."""
-        step, seed = divmod(int.from_bytes(self._entropy(_ENTROPY_BYTES), "big"), 1 << _SEED_BITS)
+        if not self._unused:
+            self._unused = self._entropy(_ENTROPY_AT_ONCE)
+        drawn, self._unused = self._unused[:_ENTROPY_BYTES], self._unused[_ENTROPY_BYTES:]
+        step, seed = divmod(int.from_bytes(drawn, "big"), 1 << _SEED_BITS)
         upper, lower = divmod(seed, 1 << _LAST_SEED_BITS)
         return int(uuid7_hex(unix_ms, (upper << _LAST_FIELD_BITS) | lower), 16), step + 1

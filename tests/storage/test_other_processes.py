@@ -5,15 +5,17 @@ from pathlib import Path
 
 import pytest
 
+from ironcage_core.domain.reservations import Reservation
 from ironcage_core.errors.tree import UnavailableError
 from ironcage_core.ports.lists import EntryFilter, Paging
+from ironcage_core.ports.storage import UnitOfWork
 from ironcage_core.services.verify import verify
 from ironcage_storage.sqlite.schema import migrations
 from ironcage_storage.sqlite.store import SqliteStore
 from tests.support.processes import finish, lock_held, start
-from tests.support.rows import note, tell, told
+from tests.support.rows import note, put_agent, tell, told
 from tests.support.stores import raw
-from tests.support.world import SetClock, World
+from tests.support.world import NOON, SetClock, World
 
 
 def test_a_write_waits_for_another_process_and_succeeds(store: SqliteStore, database: Path) -> None:
@@ -112,3 +114,29 @@ def test_processes_that_start_together_migrate_once(tmp_path: Path) -> None:
     with SqliteStore(database) as store:
         assert store.check_file() == []
         assert raw(store, "SELECT count(*) FROM _sqlite_migrations") == [(len(migrations._migrations),)]
+
+
+def test_a_table_that_was_empty_is_looked_at_again_once_another_has_written(store: SqliteStore, database: Path) -> None:
+    """What a store knows to be empty is so only until somebody writes."""
+    agent_id = store.write(put_agent).id
+    ours, theirs = (Reservation(agent_id, name, "lease", 1, "open", NOON, NOON + 1) for name in ("ours", "theirs"))
+
+    def find(name: str) -> bool:
+        return store.write(lambda uow: uow.reservations.find(agent_id, name) is not None)
+
+    def fail(uow: UnitOfWork) -> None:
+        uow.reservations.put(ours)
+        assert uow.reservations.find(agent_id, "ours") == ours
+        raise LookupError
+
+    seen = [find("theirs")]
+    with pytest.raises(LookupError):
+        store.write(fail)
+    seen.append(find("ours"))
+    with SqliteStore(database) as other:
+        other.write(lambda uow: uow.reservations.put(theirs))
+    seen.append(find("theirs"))
+    store.write(lambda uow: uow.reservations.put(ours))
+    seen += [find("ours"), find("theirs"), find("nobodys")]
+
+    assert seen == [False, False, True, True, True, False]

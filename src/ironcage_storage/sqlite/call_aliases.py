@@ -25,7 +25,9 @@ class CallAliases:
     """The table of aliases, as a part of `Usage`."""
 
     def __init__(self, session: Session) -> None:
-        self._table: Table[_Alias] = Table(session, "call_aliases", _Alias, ("agent_id", "kind", "alias"), remembers=0)
+        self._table: Table[_Alias] = Table(
+            session, "call_aliases", _Alias, ("agent_id", "kind", "alias"), remembers=0, is_often_empty=True
+        )
 
     def expect(self, agent_id: str, kind: AliasKind, names: Sequence[str]) -> list[str]:
         """Fetch these aliases together; return the keys of the calls that they stand for."""

@@ -17,7 +17,9 @@ class SqliteReservations:
     """Implements `Reservations`."""
 
     def __init__(self, session: Session) -> None:
-        self._table: Table[Reservation] = Table(session, "reservations", Reservation, ("agent_id", "request_id"))
+        self._table: Table[Reservation] = Table(
+            session, "reservations", Reservation, ("agent_id", "request_id"), is_often_empty=True
+        )
         self._session = session
 
     def expect(self, agent_id: str, request_ids: Sequence[str]) -> None:

@@ -78,6 +78,7 @@ class Table(Generic[Row]):
         constant: Columns that never change once a row is there: its indexes on them need no work.
         indexed: Columns that seldom change and are in an index; they are written only when they do.
         remembers: At most how many rows stay in memory between batches.
+        is_often_empty: Whether many databases have no row of it, so that it is worth a look before one is looked for.
     """
 
     def __init__(
@@ -90,6 +91,7 @@ class Table(Generic[Row]):
         constant: tuple[str, ...] = (),
         indexed: tuple[str, ...] = (),
         remembers: int = 10_000,
+        is_often_empty: bool = False,
     ) -> None:
         self.session = session
         self.name = name
@@ -105,6 +107,8 @@ class Table(Generic[Row]):
         self._member: dict[Any, Row] = {}
         self._batch: dict[Any, Row] = {}
         self._loaded: dict[Any, Row | None] = {}
+        self._is_often_empty = is_often_empty
+        self._is_empty: bool | None = None
         session.register(self)
 
     def get(self, key: Any) -> Row | None:  # noqa: ANN401 - a str, or a tuple of them
@@ -116,13 +120,24 @@ class Table(Generic[Row]):
         """Return the row with this key as it is in the database."""
         loaded = self._loaded.get(key, _MISSING)
         if loaded is _MISSING:
+            if self._has_no_row():
+                return None
             parameters = key if self._is_composite else (key,)
             found = self.session.connection.execute(self.sql.find, parameters).fetchone()
             loaded = self._loaded[key] = None if found is None else self._make(found)
         return loaded  # type: ignore[return-value]  # a sentinel that was just replaced
 
+    def _has_no_row(self) -> bool:
+        """Tell whether it is known that nothing is written; what is known holds until `forget` or the next new row."""
+        if self._is_often_empty and self._is_empty is None:
+            found = self.session.connection.execute(f"SELECT 1 FROM {self.name} LIMIT 1").fetchone()
+            self._is_empty = found is None
+        return self._is_empty is True
+
     def preload(self, keys: Sequence[Any], where: str, parameters: Sequence[object]) -> None:
         """Fetch the rows of many keys with one statement; a key without a row is known to have none."""
+        if self._has_no_row():
+            return
         self._loaded.update((key, None) for key in keys if key not in self._loaded)
         sql = f"SELECT {self.sql.columns} FROM {self.name} WHERE {where}"
         for found in self.session.connection.execute(sql, parameters):
@@ -197,6 +212,7 @@ class Table(Generic[Row]):
         self._write_known(self._update, moved)
         self._write_known(self._narrow_update, changed)
         if new:
+            self._is_empty = None
             self.session.connection.executemany(self.sql.upsert, new)
         self._loaded.update(self._batch)
         self._batch.clear()
@@ -214,6 +230,7 @@ class Table(Generic[Row]):
         self._member.clear()
         self._batch.clear()
         self._loaded.clear()
+        self._is_empty = None
 
     def rest(self) -> None:
         """Forget what is too much to remember."""
