@@ -119,7 +119,7 @@ class FeedHub:
         with contextlib.suppress(TimeoutError):
             await asyncio.wait_for(self._bell.wait(), POLL_S if self.registry.connections else None)
         self._bell.clear()
-        while self.registry.connections and await self._pass_on():
+        while self.registry.has_listeners and await self._pass_on():
             pass
         await asyncio.sleep(PAUSE_S)
 

@@ -37,6 +37,11 @@ class Registry:
         self._by_audience: defaultdict[Key, set[Connection]] = defaultdict(set)
         self._by_who: defaultdict[Key, set[Connection]] = defaultdict(set)
 
+    @property
+    def has_listeners(self) -> bool:
+        """Whether anybody is connected who has said who he is."""
+        return bool(self._by_who)
+
     def add(self, connection: Connection) -> None:
         """Take in a connection, proven or not.
 

@@ -16,6 +16,7 @@ from uvicorn.protocols.websockets.websockets_sansio_impl import WebSocketsSansIO
 if TYPE_CHECKING:
     from asyncio.transports import BaseTransport
 
+    from uvicorn._types import ASGISendEvent
     from websockets.http11 import Request
 
 REQUEST_TIMEOUT_S: Final = 60.0
@@ -159,6 +160,20 @@ class PingingWebSocket(WebSocketsSansIOProtocol):
         self._link.heard_at = self.loop.time()
         super().data_received(data)
 
+    async def send(self, message: ASGISendEvent) -> None:
+        """Send what the app says; an HTTP answer ends a handshake as well, which uvicorn takes for a fault."""
+        await super().send(message)
+        if self.close_sent:
+            self.handshake_complete = True
+
+    def send_receive_event_to_app(self) -> None:
+        """Hand on a message; one that should be a text and is none ends the connection, as no fault of ours."""
+        if self.curr_msg_data_type == "text" and not self.close_sent and not _is_text(b"".join(self.frames)):
+            self.conn.send_close(_NO_TEXT)
+            self.handle_parser_exception()
+        else:
+            super().send_receive_event_to_app()
+
     def handle_connect(self, event: Request) -> None:
         """Give the app its link."""
         super().handle_connect(event)
@@ -168,3 +183,12 @@ class PingingWebSocket(WebSocketsSansIOProtocol):
 
 
 SWITCHING: Final = 101
+_NO_TEXT: Final = 1007
+
+
+def _is_text(data: bytes) -> bool:
+    try:
+        data.decode()
+    except UnicodeDecodeError:
+        return False
+    return True

@@ -2,15 +2,19 @@
 
 import asyncio
 import json
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from websockets.frames import Frame, Opcode
 
 from ironcage_core.domain.events import FeedEvent
 from ironcage_core.domain.feed_audience import Audience
 from ironcage_http.feed_auth import Subscriber
 from ironcage_http.feed_connection import Connection, Rows
-from ironcage_http.feed_messages import Told, Who, told
+from ironcage_http.feed_messages import Pong, Told, Who, told
+from ironcage_http.protocols import Link as RealLink
+from ironcage_http.protocols import text_frame
 from tests.support.sockets import texts_of
 from tests.support.world import NOON
 
@@ -128,3 +132,66 @@ async def test_what_the_log_showed_before_the_hub_passed_it_on_comes_once(has_li
 async def test_what_waits_when_a_client_resumes_comes_from_the_log_alone(has_link: bool) -> None:
     """Else it would come twice, and out of order."""
     assert await ports_of(Log(), has_link=has_link, count=2, again=0) == [1, 2, 3]
+
+
+async def told_in_order(*, waits: bool) -> list[str | int]:
+    """Return the order in which an answer and two events go out that come after it, all of them before it is sent."""
+    sent: list[Any] = []
+    may_send = asyncio.Event()
+
+    async def send(message: Any) -> None:  # noqa: ANN401 - an ASGI message
+        await may_send.wait()
+        sent.append(message)
+
+    connection = Connection("c", Log(), send, Link(sent), 0.0)
+    connection.subscriber = Subscriber(Who("user", "user_1", "admin"), Audience("all"), None, lambda _: None)  # type: ignore[arg-type,return-value]
+    connection.join(0)
+    connection.tell(Pong(timestamp="now", id="first"))
+    sending = asyncio.create_task(connection.send_all())
+    if waits:
+        await asyncio.sleep(0)
+    for number in (1, 2):
+        if connection.offer(told(row(number)), None):
+            connection.flush()
+    may_send.set()
+    connection.end(1000, "")
+    await sending
+    messages = [json.loads(each["text"]) for each in sent[:-1]]
+    return [each.get("id") or each["data"]["port"] for each in messages]
+
+
+@pytest.mark.parametrize("waits", [False, True], ids=["in the queue", "under way"])
+async def test_an_event_overtakes_no_answer(*, waits: bool) -> None:
+    """Though the socket would take it at once: a client is first welcomed, and hears things in their order."""
+    assert await told_in_order(waits=waits) == ["first", 1, 2]
+
+
+@pytest.mark.parametrize("length", [0, 1, 125, 126, 127, 65_535, 65_536])
+def test_a_frame_is_that_of_the_protocol(length: int) -> None:
+    """Whatever its length needs."""
+    words = b"x" * length
+
+    assert text_frame(words) == Frame(Opcode.TEXT, words).serialize(mask=False)
+
+
+@pytest.mark.parametrize(
+    ("unsent", "is_open", "is_closed", "is_closing", "can_write"),
+    [
+        (0, True, False, False, True),
+        (32_767, True, False, False, True),
+        (32_768, True, False, False, False),
+        (0, False, False, False, False),
+        (0, True, True, False, False),
+        (0, True, False, True, False),
+    ],
+)
+def test_a_socket_is_written_to_while_it_is_open_and_taken_from(
+    *, unsent: int, is_open: bool, is_closed: bool, is_closing: bool, can_write: bool
+) -> None:
+    """Not before the handshake ended, not behind a close, and not when much waits."""
+    transport = SimpleNamespace(get_write_buffer_size=lambda: unsent, is_closing=lambda: is_closing)
+    protocol: Any = SimpleNamespace(
+        handshake_complete=is_open, close_sent=is_closed, transport=transport, loop=SimpleNamespace(time=lambda: 0.0)
+    )
+
+    assert RealLink(protocol).can_write is can_write

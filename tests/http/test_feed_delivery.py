@@ -138,6 +138,44 @@ async def test_a_client_hears_nothing_of_before_it_came(feed: Feed) -> None:
     assert tools(client) == tools(again) == ["after"]
 
 
+async def test_nothing_is_read_for_those_who_have_not_said_who_they_are(feed: Feed) -> None:
+    """Else anybody could have the whole log read; what comes before the first who has is not told to him."""
+    agent_id, _ = feed.agent()
+    stranger = await feed.connect()
+    feed.publish(agent_id)
+    await asyncio.sleep(0.1)
+    assert feed.hub.position == 0
+    client = await feed.listening(feed.session("ann"))
+    feed.publish(agent_id, tool="new")
+    await client.until(lambda: bool(tools(client)))
+
+    assert tools(client) == ["new"]
+    assert stranger.messages == []
+
+
+@pytest.mark.parametrize("remembered", [500, 2])
+async def test_what_is_passed_on_while_somebody_is_let_in_is_told_to_him(
+    feed: Feed, monkeypatch: pytest.MonkeyPatch, remembered: int
+) -> None:
+    """Once, in order, and nothing of before; from memory, or from the log if that no longer reaches back."""
+    monkeypatch.setattr("ironcage_http.feed_hub.MAX_RECENT", remembered)
+    agent_id, _ = feed.agent()
+    early, late = await feed.listening(feed.session("ann")), await feed.listening(feed.session("ann"))
+    feed.publish(agent_id, tool="before")
+    newest = feed.store.read(lambda uow: uow.feed.newest())
+    assert newest is not None
+    feed.publish_many(agent_id, 3)
+    await early.until(lambda: len(tools(early)) == 4)
+    late.messages[1:] = []
+    feed.hub.start(feed.hub.registry.connections[late.messages[0]["connection_id"]], newest[0], None)
+    feed.publish(agent_id, tool="after")
+    await late.until(lambda: "after" in tools(late))
+    await early.until(lambda: "after" in tools(early))
+
+    assert tools(late) == ["t0", "t1", "t2", "after"]
+    assert tools(early) == ["before", "t0", "t1", "t2", "after"]
+
+
 async def test_an_empty_log_has_no_newest_event(feed: Feed) -> None:
     """Then there is nothing to resume from."""
     client = await feed.listening(feed.session("ann"))

@@ -388,11 +388,15 @@ async def test_a_fault_of_ours_is_1011(feed: Feed, monkeypatch: pytest.MonkeyPat
 
 
 async def test_metrics_tell_of_sockets(feed: Feed) -> None:
-    """How many are open, and how many messages went out."""
+    """How many are open, and how many messages went out, at once or not."""
+    agent_id, _ = feed.agent()
     client = await feed.listening(feed.session("ann"))
     shown = feed.wiring.metrics.exposition().decode()
     assert "ironcage_feed_connections 1.0" in shown
     assert "ironcage_feed_messages_total 1.0" in shown
+    feed.publish_many(agent_id, 3)
+    await client.until(lambda: len(client.events) == 3)
+    assert "ironcage_feed_messages_total 4.0" in feed.wiring.metrics.exposition().decode()
     await client.leave()
 
     assert "ironcage_feed_connections 0.0" in feed.wiring.metrics.exposition().decode()

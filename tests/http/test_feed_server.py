@@ -125,6 +125,21 @@ async def test_limits_of_messages_close(served: Served) -> None:
         assert socket.close_code == code
 
 
+async def test_what_clients_do_wrong_is_no_fault_in_the_log(served: Served, caplog: pytest.LogCaptureFixture) -> None:
+    """Nobody fills it from outside: neither by a handshake that is refused nor by a text that is none."""
+    for headers in ({"Authorization": "Bearer rubbish"}, {"Origin": "https://evil.test"}):
+        with pytest.raises(InvalidStatus):
+            await served.connect(additional_headers=headers)
+    async with served.connect(additional_headers={}) as socket:
+        await socket.send(b"\xc3", text=True)
+        with pytest.raises(ConnectionClosed):
+            await asyncio.wait_for(socket.recv(), 10)
+    await asyncio.to_thread(served.server.__exit__, None, None, None)
+
+    assert socket.close_code == 1007
+    assert caplog.messages == []
+
+
 async def test_a_slow_client_is_closed_and_others_go_on(served: Served) -> None:
     """One that reads no more; nobody who writes or reads waits for it."""
     async with served.connect(compression=None) as good:
