@@ -73,6 +73,10 @@ class Call:
         """Where the request came from, as the audit log remembers it."""
         return self.gate.origin
 
+    def may_name(self, field: str) -> bool:
+        """Tell at a glance whether the body may have a field; with an escape in it, a name may be spelled otherwise."""
+        return f'"{field}"'.encode() in self.raw or b"\\" in self.raw
+
     def read(self, kind: type[S], *, may_be_empty: bool = False, is_strict: bool = False) -> Read[S]:
         """Read the body; what is wrong with it is raised when its value is asked for."""
         content_type = self.headers.get("content-type")

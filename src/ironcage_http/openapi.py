@@ -12,6 +12,7 @@ import msgspec
 
 from ironcage_core.domain.permissions import Rule
 from ironcage_core.errors.tree import IroncageError
+from ironcage_http.calls import PaginationView
 from ironcage_http.errors import status_of
 from ironcage_http.routing import Route
 
@@ -112,7 +113,8 @@ def _status_of_kind(kind: type[IroncageError]) -> int:
 
 def describe(routes: Sequence[Route]) -> dict[str, Any]:
     """Return the OpenAPI document of the routes."""
-    models = {model for route in routes for model in _models_of(route) if model is not None} | {ErrorView}
+    models = {model for route in routes for model in _models_of(route) if model is not None}
+    models |= {ErrorView, PaginationView}
     ordered = sorted(models, key=lambda model: model.__name__)
     schemas, components = msgspec.json.schema_components(ordered, ref_template="#/components/schemas/{name}")
     refs = dict(zip(ordered, schemas, strict=True))
@@ -140,15 +142,28 @@ def describe(routes: Sequence[Route]) -> dict[str, Any]:
 
 
 def _models_of(route: Route) -> Iterable[Any]:
-    return (route.body, route.answer, *(view for _, view in route.other_answers))
+    return (route.body, route.other_body, route.answer, *(view for _, view in route.other_answers))
+
+
+def _list_of(refs: Mapping[Any, Any], row: Any) -> dict[str, Any]:  # noqa: ANN401 - a type
+    """Return the schema of a page of rows; some lists have more beside them."""
+    properties = {"data": {"type": "array", "items": refs[row]}, "pagination": refs[PaginationView]}
+    return {"type": "object", "required": list(properties), "properties": properties}
+
+
+def _any_of(refs: Mapping[Any, Any], models: Sequence[Any]) -> Any:  # noqa: ANN401 - JSON
+    return refs[models[0]] if len(models) == 1 else {"anyOf": [refs[model] for model in models]}
 
 
 def _operation(route: Route, refs: Mapping[Any, Any]) -> dict[str, Any]:
     responses: dict[str, Any] = {}
-    for status, view in ((route.status, route.answer), *route.other_answers):
+    answers = ((route.status, route.answer), *route.other_answers)
+    for status in dict(answers):
         responses[str(status)] = {"description": HTTPStatus(status).phrase}
-        if view is not None:
-            responses[str(status)]["content"] = {"application/json": {"schema": refs[view]}}
+        views = [view for each, view in answers if each == status and view is not None]
+        if views:
+            schema = _list_of(refs, views[0]) if "per_page" in route.query else _any_of(refs, views)
+            responses[str(status)]["content"] = {"application/json": {"schema": schema}}
     by_status: dict[int, list[str]] = {}
     for code, status in codes_of(route).items():
         by_status.setdefault(status, []).append(code)
@@ -172,7 +187,8 @@ def _operation(route: Route, refs: Mapping[Any, Any]) -> dict[str, Any]:
         "responses": responses,
     }
     if route.body is not None:
-        content = {"schema": refs[route.body], **({"example": route.example} if route.example is not None else {})}
+        bodies = [route.body, *([] if route.other_body is None else [route.other_body])]
+        content = {"schema": _any_of(refs, bodies)} | ({} if route.example is None else {"example": route.example})
         operation["requestBody"] = {"content": {"application/json": content}}
     return operation
 

@@ -37,7 +37,8 @@ class Route:
         query: The query parameters it knows, by name.
         is_retried_by_key: Whether it takes the header `Idempotency-Key`.
         body_factor: How many times as large as that of other routes its body may be.
-        other_answers: Other statuses of success, each with the struct of its answer.
+        other_body: Another struct that the body may be instead.
+        other_answers: Other answers of success: their status, which may be the same, and struct.
 
     Raises:
         ValueError: The action is not in the table: nobody could say who may call.
@@ -57,6 +58,7 @@ class Route:
     query: tuple[str, ...] = ()
     is_retried_by_key: bool = False
     body_factor: int = 1
+    other_body: type[msgspec.Struct] | None = None
     other_answers: tuple[tuple[int, Any], ...] = ()
 
     def __post_init__(self) -> None:

@@ -1,6 +1,7 @@
 """Events about calls over the wire: what is taken in, known or refused, and what their sender may do."""
 
 import asyncio
+import json
 from collections.abc import Iterator
 from typing import Any
 
@@ -330,9 +331,19 @@ def test_a_batch_may_be_twice_as_large_as_other_bodies(world: Stage, agent: Test
     fits = post(world, agent, {"events": padded})
     too_large = world.post(PATH, b" " * (2 * 1_048_576 + 1))
     other = world.post("/budget/report", b" " * (1_048_576 + 1))
+    single = post(world, agent, event(world, "alone", prompt="x" * 1_048_576))
 
     assert (fits.status, fits.body["accepted"]) == (202, 1000)
-    assert [(each.status, each.code) for each in (too_large, other)] == [(413, "PAYLOAD_TOO_LARGE")] * 2
+    assert [(each.status, each.code) for each in (too_large, other, single)] == [(413, "PAYLOAD_TOO_LARGE")] * 3
+
+
+def test_a_batch_is_one_however_its_name_is_spelled(world: Stage, agent: TestAgent) -> None:
+    """JSON lets every letter be an escape."""
+    body = json.dumps({"events": [event(world, "spelled")]}).replace('"events"', '"\\u0065vents"')
+
+    answer = world.post(PATH, body.encode(), token=agent.token)
+
+    assert (answer.status, answer.body["accepted"]) == (202, 1)
 
 
 # --- who may -----------------------------------------------------------------

@@ -414,6 +414,22 @@ async def test_the_description_lists_exactly_the_routes(store: SqliteStore) -> N
             assert status in set(HTTPStatus)
 
 
+async def test_the_description_tells_lists_and_batches_from_single_things(store: SqliteStore) -> None:
+    """A list answers pages of rows, and events come and are answered one by one or many at once."""
+    async with serving(store, SETTINGS) as caller:
+        paths = (await caller.get("/api/openapi.json")).body["paths"]
+
+    def schema_of(part: dict[str, Any]) -> dict[str, Any]:
+        return dict(part["content"]["application/json"]["schema"])
+
+    traces = schema_of(paths["/api/v1/traces"]["get"]["responses"]["200"])
+    assert traces["properties"]["data"]["items"]["$ref"].endswith("TraceView")
+    assert traces["required"] == ["data", "pagination"]
+    post = paths["/api/v1/analytics/events"]["post"]
+    for part in (post["requestBody"], post["responses"]["200"], post["responses"]["202"]):
+        assert ["Batch" in each["$ref"] for each in schema_of(part)["anyOf"]] == [False, True]
+
+
 async def test_every_reference_in_the_description_leads_somewhere(store: SqliteStore) -> None:
     """No tool stumbles over it: every schema is there, and every part of a path is described."""
     async with serving(store, SETTINGS) as caller:

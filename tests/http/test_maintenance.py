@@ -1,5 +1,6 @@
 """What the server tidies up by itself, as far as its settings say."""
 
+import asyncio
 from dataclasses import replace
 from functools import partial
 
@@ -10,19 +11,54 @@ from ironcage_core.domain.instants import MS_PER_DAY
 from ironcage_core.domain.reservations import Reservation
 from ironcage_core.domain.telemetry import KeptTelemetry
 from ironcage_core.ports.storage import UnitOfWork
+from ironcage_core.services.provider_keys import add_provider_key
 from ironcage_http.app import wire
-from ironcage_http.maintenance import PRUNE_LIMIT, _prune
+from ironcage_http.maintenance import PRUNE_LIMIT, _prune, maintained
+from ironcage_http.metrics import Metrics
+from ironcage_http.secret_watch import SecretWatch
+from ironcage_http.server import embedded_settings
 from ironcage_http.settings import read_settings
+from ironcage_storage.sealed.vault import AesGcmVault, MasterKey
 from ironcage_storage.sqlite.store import SqliteStore
-from tests.support.rows import put_agent, usage_row
+from tests.support.rows import api_row, put_agent, usage_row
 from tests.support.stores import raw
-from tests.support.world import NOON, SetClock
+from tests.support.world import ADMIN, API_KEY, NOON, SetClock
 
 pytestmark = pytest.mark.anyio
 
 SETTINGS = read_settings(
     {"DATABASE_URL": "sqlite::memory:", "IRON_USAGE_RETENTION_DAYS": "7", "IRON_HOUR_ROLLUP_RETENTION_DAYS": "3"}
 )
+
+
+async def test_each_round_is_done_by_itself_while_a_server_serves(caplog: pytest.LogCaptureFixture) -> None:
+    """At once: old usage goes, requests are counted, secrets that do not open are told; the last counts at the end."""
+    with SqliteStore(":memory:", clock=(clock := SetClock())) as store:
+        agent = store.write(put_agent)
+        token, stranger = api_row(agent.owner_id), AesGcmVault(MasterKey.generate())
+        old = usage_row(agent.id, "old", occurred_at=NOON - 8 * MS_PER_DAY)
+        store.write(lambda uow: uow.usage.put(old))
+        store.write(lambda uow: uow.api_tokens.put(token))
+        store.write(partial(add_provider_key, provider="openai", api_key=API_KEY, actor=ADMIN, vault=stranger))
+        wiring = wire(store, replace(embedded_settings(), usage_retention_days=7))
+        store.read(lambda uow: wiring.token_counter.admit(uow, token))
+        watch = SecretWatch(wiring, Metrics(lambda: 0))
+
+        def is_done() -> bool:
+            is_old_gone = raw(store, "SELECT count(*) FROM usage_records") == [(0,)]
+            return is_old_gone and _last_used(store) == NOON and "secrets do not decrypt" in caplog.text
+
+        async with maintained(None, wiring=wiring, watch=watch), asyncio.timeout(20):
+            while not is_done():  # noqa: ASYNC110 - the server tells nobody
+                await asyncio.sleep(0.01)
+            clock.instant = NOON + 1
+            store.read(lambda uow: wiring.token_counter.admit(uow, token))
+
+        assert _last_used(store) == NOON + 1
+
+
+def _last_used(store: SqliteStore) -> object:
+    return raw(store, "SELECT last_used_at FROM api_tokens")[0][0]
 
 
 async def test_a_round_removes_all_usage_whose_days_are_over() -> None:

@@ -10,6 +10,7 @@ from ironcage_core.domain.access import Principal, principal_of
 from ironcage_core.domain.agents import Agent, RuntimeEvent
 from ironcage_core.domain.audit import Actor
 from ironcage_core.domain.events import FeedEvent
+from ironcage_core.domain.instants import MS_PER_HOUR
 from ironcage_core.domain.users import Role
 from ironcage_core.errors.money import BudgetUnchangedError, RequestAlreadyReviewedError
 from ironcage_core.ports.storage import UnitOfWork
@@ -20,13 +21,14 @@ from ironcage_core.services.allocations import set_allocation
 from ironcage_core.services.budget_requests import SeenRequest, cancel_request, submit_request
 from ironcage_core.services.budget_reviews import approve, reject
 from ironcage_core.services.expiry import sweep
+from ironcage_core.services.feed import prune_feed
 from ironcage_core.services.ic_token_changes import replace_ic_token, revoke_ic_token
 from ironcage_core.services.leasing import revoke_leases
 from ironcage_core.services.provider_key_changes import update_provider_key
 from ironcage_core.services.runtime_states import note_telemetry
 from ironcage_core.services.user_removal import delete_user
 from ironcage_http.feed_messages import told
-from tests.support.world import ADMIN, USD, TestAgent, World
+from tests.support.world import ADMIN, NOON, USD, TestAgent, World
 from tests.support.ws_messages import checked
 
 
@@ -519,3 +521,30 @@ def test_nothing_is_published_when_a_change_is_undone(watch: Watch) -> None:
         watch.world.store.write(undone)
 
     assert watch.told() == []
+
+
+def test_the_feed_keeps_what_is_young_and_not_too_much(world: World) -> None:
+    """Whichever bound keeps less, and always the newest event; in steps of so many at most."""
+    for hours in (30, 20, 10):
+        world.clock.instant = NOON - hours * MS_PER_HOUR
+        world.store.write(_publish_ten)
+    world.clock.instant = NOON
+
+    def kept() -> int:
+        return len(world.store.read(lambda uow: uow.feed.after(0, 10**6)))
+
+    before = kept()
+    step = world.store.write(partial(prune_feed, hours=24, events=10**6, limit=3))
+    by_age = world.store.write(partial(prune_feed, hours=24, events=10**6, limit=10**6))
+    left = kept()
+    world.store.write(partial(prune_feed, hours=24, events=15, limit=10**6))
+    fewer = kept()
+    world.store.write(partial(prune_feed, hours=1, events=15, limit=10**6))
+
+    assert (step, step + by_age, left) == (3, before - 20, 20)
+    assert (fewer, kept()) == (15, 1)
+
+
+def _publish_ten(uow: UnitOfWork) -> None:
+    for number in range(10):
+        uow.feed.append("AGENT_EVENT", agent_id=None, name="router_started", data={"port": number})

@@ -3,6 +3,7 @@
 from typing import Final
 
 import msgspec
+from litestar.exceptions import HTTPException
 from litestar.response.base import ASGIResponse
 
 from ironcage_core.domain.call_events import CallEvent
@@ -10,7 +11,7 @@ from ironcage_core.errors.tree import ValidationError
 from ironcage_core.services.call_records import UnreadItem
 from ironcage_core.services.ingestion import ingest
 from ironcage_http.calls import Call, answer
-from ironcage_http.event_calls import EventCall, batch_answer
+from ironcage_http.event_calls import EventBatchView, EventCall, batch_answer
 from ironcage_http.event_items import EventBody, call_event
 from ironcage_http.routing import Route
 
@@ -40,10 +41,12 @@ class EventView(msgspec.Struct, frozen=True):
 async def take(call: Call) -> ASGIResponse:
     """Take in one event or a batch."""
     events = EventCall(call, ingest, _id_of)
-    if b'"events"' in call.raw:  # else it cannot be a batch, and most calls are not
+    if call.may_name("events"):  # else it cannot be a batch, and most calls are not
         batch = call.read(EventBatchBody)
         if batch.found is not None or bytes(batch.fields.get("events", b"null")) != b"null":
             return batch_answer(await events.run(batch, lambda: _items(batch.value())))
+    if len(call.raw) > call.wiring.settings.max_body_bytes:  # only a batch may be larger
+        raise HTTPException(status_code=413)
     single = call.read(CallEventBody)
     (result,) = await events.run(single, lambda: [call_event(call.raw, single.found)])
     if result.refusal is not None:
@@ -65,7 +68,8 @@ ROUTES: Final[tuple[Route, ...]] = (
     Route(
         "POST", "/analytics/events", take,
         'Tell of calls for the statistics: one event, or {"events": [...]} of up to 1000',
-        body=CallEventBody, answer=EventView, status=202, other_answers=((200, EventView),), action="analytics.write",
+        body=CallEventBody, other_body=EventBatchBody, answer=EventView, status=202,
+        other_answers=((200, EventView), (202, EventBatchView), (200, EventBatchView)), action="analytics.write",
         limit="analytics_events", body_factor=2, codes=("INSUFFICIENT_SCOPE", "EVENT_TOO_OLD"),
         example={
             "event_id": "evt_7d3f1c52-8a44-4b7e-9d0c-2f6b1e5a9c31", "timestamp_ms": 1763726400000,

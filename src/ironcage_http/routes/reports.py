@@ -114,7 +114,7 @@ class BatchView(msgspec.Struct, frozen=True):
 
 async def book(call: Call) -> ASGIResponse:
     """Book one report or a batch."""
-    if b'"reports"' in call.raw:  # else it cannot be a batch, and most calls are not
+    if call.may_name("reports"):  # else it cannot be a batch, and most calls are not
         batch = call.read(BatchBody)
         if batch.found is not None or bytes(batch.fields.get("reports", b"null")) != b"null":
             booked = await as_agent(call, batch, partial(_book_batch, wiring=call.wiring), settles=True)
