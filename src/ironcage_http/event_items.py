@@ -1,6 +1,6 @@
 """Events as they come in: one decode reads a sound one; what is wrong with any other is told field by field."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping
 from typing import Any, Final
 
 import msgspec
@@ -55,7 +55,7 @@ def call_event(raw: bytes | msgspec.Raw, found: EventBody | None = None) -> Call
         body = found or decoded(raw, EventBody)
         return event_of(body, body.event_id, body.event_type, event_time(body.timestamp_ms, body.timestamp))
     except (msgspec.MsgspecError, RecursionError, ValidationError):
-        return _unread(raw)
+        return unread_item(raw, EventBody, _problems_beside, allowed_values)
 
 
 def event_of(facts: CallFacts, event_id: str, event_type: str, at: Instant) -> CallEvent:
@@ -96,7 +96,7 @@ def event_time(timestamp_ms: int | None, timestamp: int | str | None) -> Instant
     return at
 
 
-def bad_event(problems: Mapping[str, str], allowed: Sequence[str]) -> ValidationError:
+def bad_event(problems: Mapping[str, str], allowed: Collection[str]) -> ValidationError:
     """Return the refusal of an event with bad fields; `allowed` is what the first one of a closed list may be."""
     return ValidationError(problems, allowed=list(allowed)) if allowed else ValidationError(problems)
 
@@ -119,8 +119,21 @@ def id_told(body: Read[Any]) -> str | None:
     return told if isinstance(told, str) else None
 
 
-def _unread(raw: bytes | msgspec.Raw) -> UnreadItem:
-    body = Read(bytes(raw), "application/json", EventBody)
+def unread_item(
+    raw: bytes | msgspec.Raw,
+    kind: type[msgspec.Struct],
+    beside: Callable[[Mapping[str, Any], Mapping[str, str]], Mapping[str, str]],
+    allowed: Callable[[Mapping[str, str]], Collection[str]],
+) -> UnreadItem:
+    """Name what is wrong with an item that could not be read.
+
+    Args:
+        raw: The item.
+        kind: What it should be.
+        beside: Returns what is wrong with the fields that could be read, of these and of what is wrong with the others.
+        allowed: Returns what one of the bad fields may be, as far as that is a list.
+    """
+    body: Read[Any] = Read(bytes(raw), "application/json", kind)
     if body.found is not None:
         body.fields = msgspec.json.decode(raw, type=dict[str, msgspec.Raw])
     try:
@@ -128,8 +141,8 @@ def _unread(raw: bytes | msgspec.Raw) -> UnreadItem:
     except RefusalError as refusal:
         return UnreadItem(None, refusal)
     fine, problems = body.parts() if body.fields else ({}, body.problems)
-    problems = {**_problems_beside(fine, problems), **problems}
-    return UnreadItem(id_told(body), bad_event(problems, allowed_values(problems)))
+    problems = {**beside(fine, problems), **problems}
+    return UnreadItem(id_told(body), bad_event(problems, allowed(problems)))
 
 
 def _problems_beside(fine: Mapping[str, Any], bad: Mapping[str, str]) -> dict[str, str]:

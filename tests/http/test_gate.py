@@ -243,4 +243,5 @@ def test_an_app_is_made_of_guarded_routes_only() -> None:
     inner = app._app
     paths = {path for route in inner.routes for path in [route.path] if path.startswith("/api/v1")}
 
-    assert paths == {"/api/v1" + route.path.replace("}", ":str}") for route in ROUTES}
+    # A plain request where the live feed is learns that it must be upgraded, and nothing else.
+    assert paths == {"/api/v1" + route.path.replace("}", ":str}") for route in ROUTES} | {"/api/v1/ws"}

@@ -34,8 +34,8 @@ def written(database: Path) -> Path:
 def test_a_database_of_a_newer_version_is_refused(written: Path) -> None:
     """A migration this program does not know means that it must not write."""
     with SqliteStore(written) as store:
-        raw(store, "INSERT INTO _sqlite_migrations SELECT 9, migration_set, 'from_the_future', applied_at "
-            "FROM _sqlite_migrations LIMIT 1")  # fmt: skip
+        raw(store, "INSERT INTO _sqlite_migrations SELECT id + 1, migration_set, 'from_the_future', applied_at "
+            "FROM _sqlite_migrations ORDER BY id DESC LIMIT 1")  # fmt: skip
     before = _digest(written)
 
     with pytest.raises(DatabaseNewerError):

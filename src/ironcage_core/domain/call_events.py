@@ -4,6 +4,7 @@ An event moves no budget. Source: contract analytics.md 2.1.
 """
 
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Final, Literal
@@ -120,7 +121,7 @@ def usual_name(uuid: str) -> str:
     return f"{uuid[:8]}-{uuid[8:12]}-{uuid[12:16]}-{uuid[16:20]}-{uuid[20:]}"
 
 
-def allowed_values(problems: dict[str, str]) -> tuple[str, ...]:
+def allowed_values(problems: Mapping[str, str]) -> tuple[str, ...]:
     """Return the values that the first field of a closed list may have, if such a field is bad."""
     if "event_type" in problems:
         return EVENT_TYPES

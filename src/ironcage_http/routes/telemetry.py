@@ -9,12 +9,12 @@ from litestar.response.base import ASGIResponse
 from ironcage_core.domain.call_events import EVENT_TYPES, id_problem
 from ironcage_core.domain.telemetry import LONGEST_ID, MAX_DATA_BYTES, TELEMETRY_TYPES, RuntimeNote
 from ironcage_core.domain.texts import text_problem
-from ironcage_core.errors.tree import RefusalError, ValidationError
+from ironcage_core.errors.tree import ValidationError
 from ironcage_core.services.call_records import UnreadItem
 from ironcage_core.services.telemetry import Item, take_telemetry
 from ironcage_http.calls import Call
 from ironcage_http.event_calls import EventBatchView, EventCall, batch_answer
-from ironcage_http.event_items import CallFacts, bad_event, check_object, event_of, event_time, id_told
+from ironcage_http.event_items import CallFacts, event_of, event_time, unread_item
 from ironcage_http.routing import Route
 from ironcage_http.wire import Read, decoded
 
@@ -82,16 +82,12 @@ def _data_of(item: _ItemBody) -> bytes:
 
 def _unread(raw: msgspec.Raw) -> UnreadItem:
     """Name what is wrong with an event that could not be read."""
-    body = Read(bytes(raw), "application/json", _ItemBody)
-    if body.found is not None:
-        body.fields = msgspec.json.decode(raw, type=dict[str, msgspec.Raw])
-    try:
-        check_object(body)
-    except RefusalError as refusal:
-        return UnreadItem(None, refusal)
-    fine, problems = body.parts() if body.fields else ({}, body.problems)
-    problems = {**_envelope_problems(fine), **problems}
-    return UnreadItem(id_told(body), bad_event(problems, TELEMETRY_TYPES if "type" in problems else ()))
+    return unread_item(
+        raw,
+        _ItemBody,
+        beside=lambda fine, _: _envelope_problems(fine),
+        allowed=lambda problems: TELEMETRY_TYPES if "type" in problems else (),
+    )
 
 
 def _envelope_problems(fine: Mapping[str, Any]) -> dict[str, str]:
