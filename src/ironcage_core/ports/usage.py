@@ -100,7 +100,9 @@ class Usage(Protocol):
     def series(
         self, which: UsageFilter, bucket: UsageBucket, by: Sequence[UsageDimension] = ()
     ) -> Mapping[tuple[Instant, tuple[str, ...]], UsageSums]:
-        """Return sums by where their UTC hour or day starts, and by the values of `by`, in no order.
+        """Return sums of calls, tokens and cost by where their UTC hour or day starts, and by the values of `by`.
+
+        In no order, and without durations, extremes and the time of the last call.
 
         A bucket or group without any call is left out. The filter's time is in whole buckets.
         """

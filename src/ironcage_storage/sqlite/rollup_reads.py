@@ -9,7 +9,7 @@ from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Any, Final, NamedTuple
 
-from ironcage_core.domain.histograms import STEPS_PER_BAND, Measure
+from ironcage_core.domain.histograms import STEPS_PER_BAND, Measure, step_of
 from ironcage_core.domain.instants import MS_PER_DAY, MS_PER_HOUR, Instant
 from ironcage_core.domain.usage import UsageSums
 from ironcage_core.ports.lists import TraceFilter, UsageBucket, UsageDimension, UsageFilter
@@ -22,6 +22,13 @@ from ironcage_storage.sqlite.session import Pending, Session
 
 OF_OWNER: Final = "agent_id IN (SELECT id FROM agents WHERE owner_id = ?)"
 _OF_CELL: Final = ("agent_id", "project_id", "provider", "provider_id", "model")
+
+_IN_SERIES: Final = SUMS.numbers[: SUMS.numbers.index("timed")]
+"""A row of a series costs what its numbers do, and there may be thousands."""
+
+# A list of bands, not all of them: so that in each of them the days are looked up.
+_EVERY_BAND: Final = "band IN (SELECT value FROM json_each(?))"
+_BANDS_LISTED: Final = json.dumps(list(range(step_of(NO_COST) // STEPS_PER_BAND + 1)))
 
 # An emptied cell must not tell when its last call was.
 _HAS_CALLS: Final = {SUMS: "completed + failed > 0", BANDS: "calls > 0", ERRORS: "calls > 0"}
@@ -88,11 +95,11 @@ class RollupReads:
     def series(
         self, which: UsageFilter, bucket: UsageBucket, by: Sequence[UsageDimension] = ()
     ) -> Mapping[tuple[Instant, tuple[str, ...]], UsageSums]:
-        """Return sums by where their bucket starts, and by the values of `by`."""
+        """Return sums of calls, tokens and cost by where their bucket starts, and by the values of `by`."""
         chosen = _in_buckets(which, bucket, is_fine="agent_id" in by)
-        rows = self._grouped(SUMS, chosen, ("bucket", *by), SUMS.numbers)
+        rows = self._grouped(SUMS, chosen, ("bucket", *by), _IN_SERIES)
         width, length = 1 + len(by), _LENGTH[bucket]
-        return {(row[0] * length, tuple(row[1:width])): _sums_of(row[width:]) for row in rows}
+        return {(row[0] * length, tuple(row[1:width])): UsageSums(*row[width:]) for row in rows}
 
     def cells(self, which: UsageFilter, bucket: UsageBucket, limit: int) -> Sequence[tuple[UsageCell, UsageSums]]:
         """Return the finest sums by hour or day, whoever owned the agent, in the order of their fields."""
@@ -109,7 +116,8 @@ class RollupReads:
         stands for them.
         """
         ranges = _histogram_of(which, records_since)
-        bands = Counter(dict(self._grouped(BANDS, ranges.rows({"measure = ?": of}), ("band",), ("calls",))))
+        chosen = ranges.rows({"measure = ?": of, _EVERY_BAND: _BANDS_LISTED})
+        bands = Counter(dict(self._grouped(BANDS, chosen, ("band",), ("calls",))))
         for step, calls in self._steps_of_records(which, of, ranges.ends):
             bands[step // STEPS_PER_BAND] += calls
         return bands

@@ -32,10 +32,13 @@ def _extremes(name: str, key: tuple[str, ...], bucket_ms: int) -> tuple[str, ...
 
 def _create(name: str, key: tuple[str, ...], extra: tuple[str, ...], numbers: tuple[str, ...]) -> str:
     columns = (*key, *extra)
+    # Of a histogram one measure is read, and then one band of it: they stand before the days.
+    found = (*(column for column in key if column == "agent_id"), *extra) if "band" in extra else ()
+    order = (*found, *(column for column in columns if column not in found))
     kinds = {column: "INTEGER" if column in {"bucket", "band"} else "TEXT" for column in columns}
     keys = "".join(f"{column} {kind} NOT NULL, " for column, kind in kinds.items())
     counted = "".join(f"{number} INTEGER NOT NULL DEFAULT 0, " for number in numbers)
-    return f"CREATE TABLE {name} ({keys}{counted}PRIMARY KEY ({', '.join(columns)})) STRICT, WITHOUT ROWID"
+    return f"CREATE TABLE {name} ({keys}{counted}PRIMARY KEY ({', '.join(order)})) STRICT, WITHOUT ROWID"
 
 
 def _table(
