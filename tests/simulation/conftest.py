@@ -6,7 +6,7 @@ from hypothesis import HealthCheck, Verbosity, settings
 
 settings.register_profile(
     "simulation",
-    max_examples=100 if os.environ.get("SIM_MINUTES") else 45,
+    max_examples=100 if os.environ.get("SIM_MINUTES") else 30,
     stateful_step_count=50 if os.environ.get("SIM_MINUTES") else 30,
     derandomize=False,
     deadline=None,

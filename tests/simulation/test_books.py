@@ -12,6 +12,7 @@ from functools import partial
 from pathlib import Path
 from typing import Literal, TypeVar
 
+import pytest
 from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
@@ -72,6 +73,12 @@ from tests.simulation.sabotage import Kind, PowerCutError, abandon, repair, sabo
 from tests.simulation.telling import Happening, Tell
 from tests.simulation.witness import Stored, Witness, alerts, event_names, read_all, row_counts
 from tests.support.world import ADMIN, API_KEY, NOON, SetClock, World
+
+pytestmark = [
+    pytest.mark.timeout(300),  # many days, on a disk that others may use
+    # Our strategies are large; nobody asked for their repr.
+    pytest.mark.filterwarnings("ignore:Generating overly large repr:hypothesis.errors.HypothesisWarning"),
+]
 
 T = TypeVar("T")
 
