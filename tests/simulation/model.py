@@ -1067,7 +1067,7 @@ class Books:
         self._own(agent, number)
         known = self.records.get((agent, request))
         if known is not None:
-            if known.content != content:
+            if known.content._replace(split=None) != content._replace(split=None):  # all tokens count, not their kinds
                 raise RefusedError("REQUEST_ID_CONFLICT")
             stop = self._must_stop(known.lease)
             return Booking(duplicate=True, cost=content.cost, overspent=known.overspent, lease=known.lease, stop=stop)
