@@ -24,13 +24,13 @@ from ironcage_http.feed_connection import CLOSE_S, Connection
 from ironcage_http.feed_dialogue import Dialogue, Entry
 from ironcage_http.feed_hub import FeedHub
 from ironcage_http.gate import Gate
+from ironcage_http.protocols import LINK
 from ironcage_http.routing import Route
 from ironcage_http.wiring import Wiring
 
 logger = logging.getLogger(__name__)
 
 PATHS: Final = ("/ws", "/api/ws", "/api/v1/ws")
-LINK: Final = "ironcage.link"
 
 _DEFAULT_PORTS: Final[Mapping[str, str]] = {"http": ":80", "https": ":443"}
 

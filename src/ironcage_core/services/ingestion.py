@@ -96,7 +96,7 @@ def ingest(
     check_may_tell(identity)
     catch_up(uow, identity.agent_id)
     intake = _Intake(uow, agent_of(uow, identity), admit)
-    oldest = None if key_days is None else uow.now - key_days * MS_PER_DAY
+    oldest = None if key_days is None else forgotten_before(uow.now, key_days)
     refusals = [item.refusal if isinstance(item, UnreadItem) else _refusal_of(item, oldest) for item in items]
     _expect(uow, identity.agent_id, items, refusals)
     results = [intake.take(first + place, item, refusals[place]) for place, item in enumerate(items)]
@@ -107,12 +107,17 @@ def ingest(
     return results
 
 
+def forgotten_before(now: Instant, key_days: int) -> Instant:
+    """Return from before when events are not taken in any more, for they may have been before."""
+    return now - key_days * MS_PER_DAY
+
+
 def forget_calls(uow: UnitOfWork, *, key_days: int, limit: int) -> int:
     """Forget at most `limit` purged calls that are older than what is remembered; return how many it were.
 
     Calls that were reported are remembered for ever. What was pending of one is so no more: nobody could settle it.
     """
-    gone = uow.usage.purge_keys(uow.now - key_days * MS_PER_DAY, limit)
+    gone = uow.usage.purge_keys(forgotten_before(uow.now, key_days), limit)
     for call in gone:
         settle_pending(uow, call.agent_id, call.lease_id, call.cost_micros)
     return len(gone)

@@ -12,7 +12,7 @@ from ironcage_core.domain.agents import Agent, TelemetryEvent
 from ironcage_core.domain.audit import AuditNote
 from ironcage_core.domain.call_events import CallEvent
 from ironcage_core.domain.ic_tokens import AgentIdentity
-from ironcage_core.domain.instants import MS_PER_DAY, Instant, day_start
+from ironcage_core.domain.instants import day_start
 from ironcage_core.domain.leases import LeasePolicy
 from ironcage_core.domain.telemetry import (
     KINDS,
@@ -31,7 +31,7 @@ from ironcage_core.errors.usage import EventTooOldError
 from ironcage_core.ports.storage import UnitOfWork
 from ironcage_core.services.call_records import UnreadItem, call_told_by
 from ironcage_core.services.granting import agent_of
-from ironcage_core.services.ingestion import Admit, Ingested, ingest
+from ironcage_core.services.ingestion import Admit, Ingested, forgotten_before, ingest
 from ironcage_core.services.runtime_states import note_telemetry
 
 Item = RuntimeNote | CallEvent | UnreadItem
@@ -167,8 +167,3 @@ def purge_telemetry(uow: UnitOfWork, *, record_days: int, safety_days: int, key_
     if key_days is not None:
         gone.append(uow.telemetry.purge(forgotten_before(uow.now, key_days), limit))
     return max(gone)
-
-
-def forgotten_before(now: Instant, key_days: int) -> Instant:
-    """Return from before when events are not taken in any more, for they may have been before."""
-    return now - key_days * MS_PER_DAY
