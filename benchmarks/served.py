@@ -20,6 +20,7 @@ from ironcage_http.calls import Call, answer
 from ironcage_http.endpoints import endpoint
 from ironcage_http.routing import Route
 from ironcage_http.server import ApiServer
+from ironcage_http.serving import leave_to_stay
 from ironcage_http.settings import read_settings
 from ironcage_http.wiring import Wiring
 from ironcage_storage.sqlite.store import SqliteStore
@@ -64,6 +65,7 @@ def main() -> None:
     with SqliteStore(database) as store:
         server = ApiServer(store, int(port), settings=settings)
         server._app = WithEcho(server._app, wire(store, settings))  # noqa: SLF001 - the bench stands in the middle
+        leave_to_stay()
         asyncio.run(server.serve())
 
 

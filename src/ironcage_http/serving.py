@@ -1,6 +1,7 @@
 """Serving: the life of the server process, from its settings to a clean stop."""
 
 import asyncio
+import gc
 import logging
 import signal
 import socket
@@ -37,7 +38,14 @@ def serve(settings: Settings, console: Console) -> None:
             first = f"first login: username admin, password {password} (to be changed at once)"
             console.print(first, markup=False)
         console.print(f"ironcage answers at {server.url} (description: {server.url}/api/docs)")
+        leave_to_stay()
         asyncio.run(_until_signalled(server))
+
+
+def leave_to_stay() -> None:
+    """Keep what is there by now, and will be to the end, out of every later look of the garbage collector."""
+    gc.collect()
+    gc.freeze()
 
 
 def check_address(host: str, port: int) -> None:

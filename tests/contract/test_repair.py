@@ -42,9 +42,10 @@ DERIVED = {
     "limit_windows": ("n",),
     "usage_days": ("completed",),
     "usage_hours": ("completed",),
+    "usage_agent_days": ("completed",),
     "usage_wide_days": ("completed",),
     "usage_wide_hours": ("completed",),
-    **{f"usage_{name}_bands": ("calls",) for name in ("days", "wide_days", "wide_hours")},
+    **{f"usage_{name}_bands": ("calls",) for name in ("days", "agent_days", "wide_days", "wide_hours")},
     **{f"usage_{name}_errors": ("calls",) for name in ("days", "hours", "wide_days", "wide_hours")},
 }
 """Each table that is a sum of others, and a number that is 0 only in a row that is as good as none."""
@@ -180,7 +181,7 @@ NUMBERS = (
     "completed", "failed", "input_tokens", "output_tokens", "unsplit_tokens", "cost_micros", "timed", "duration_ms",
     "failed_cost_micros",
 )  # fmt: skip
-ROLLUPS = ("usage_days", "usage_hours", "usage_wide_days", "usage_wide_hours")
+ROLLUPS = ("usage_days", "usage_hours", "usage_agent_days", "usage_wide_days", "usage_wide_hours")
 COLUMNS = [
     *(("agent_budgets", column) for column in ("allocated", "spent", "overspent", "held", "pending")),
     *(
@@ -238,6 +239,8 @@ def test_rows_that_are_gone_come_back(busy: World, table: str) -> None:
         ("UPDATE usage_days SET bucket = bucket + 1", "usage_days"),
         ("UPDATE usage_hours SET provider_id = 'other'", "usage_hours"),
         ("UPDATE usage_wide_days SET model = 'other'", "usage_wide_days"),
+        ("UPDATE usage_agent_days SET agent_id = 'x' || agent_id", "usage_agent_days"),
+        ("UPDATE usage_agent_days_bands SET bucket = bucket + 1", "usage_agent_days_bands"),
         ("UPDATE usage_days SET last_at = 1", "usage_days"),
         ("UPDATE usage_wide_hours SET last_at = last_at - 1", "usage_wide_hours"),
         ("UPDATE usage_days SET max_cost_micros = 0", "usage_days"),

@@ -41,8 +41,13 @@ NUMBERS = (
 )  # fmt: skip
 
 
+SUMS = ("usage_days", "usage_hours", "usage_agent_days", "usage_wide_days", "usage_wide_hours")
+SUMS_OF = {"usage_days": ("usage_agent_days", "usage_wide_days"), "usage_hours": ("usage_wide_hours",)}
+"""Tables that are sums of others, by these."""
+
+
 @pytest.mark.parametrize("number", NUMBERS)
-@pytest.mark.parametrize("table", ["usage_days", "usage_hours", "usage_wide_days", "usage_wide_hours"])
+@pytest.mark.parametrize("table", SUMS)
 def test_a_changed_number_of_a_rollup_is_named(busy: World, table: str, number: str) -> None:
     """With the table, the cell, and what it should be."""
     raw(busy.store, f"UPDATE {table} SET {number} = {number} + 1 WHERE bucket = (SELECT max(bucket) FROM {table})")
@@ -58,7 +63,7 @@ def test_a_changed_number_of_a_rollup_is_named(busy: World, table: str, number: 
     [
         *(
             (f"usage_{name}_bands", f"{n}")
-            for name in ("days", "wide_days", "wide_hours")
+            for name in ("days", "agent_days", "wide_days", "wide_hours")
             for n in ("calls", "s0", "s31")
         ),
         *((f"usage_{name}_errors", "calls") for name in ("days", "hours", "wide_days", "wide_hours")),
@@ -77,12 +82,11 @@ def test_a_changed_number_of_a_histogram_or_of_errors_is_named(busy: World, tabl
         ("min_cost_micros", "min_cost_micros + 1", "min_cost_micros - 1"),
     ],
 )
-@pytest.mark.parametrize("table", ["usage_days", "usage_hours", "usage_wide_days", "usage_wide_hours"])
+@pytest.mark.parametrize("table", SUMS)
 def test_an_extreme_is_named_if_it_is_too_narrow(busy: World, table: str, number: str, narrow: str, wide: str) -> None:
-    """In its table; one that is wider may have been one before a correction, if the wide table knows it too."""
+    """In its table; one that is wider may have been one before a correction, if the sums of it know it too."""
     cells = "completed > 0 AND bucket = (SELECT max(bucket) FROM {0})"
-    tables = [table] if "wide" in table else [table, table.replace("usage_", "usage_wide_")]
-    for each in tables:
+    for each in (table, *SUMS_OF.get(table, ())):
         raw(busy.store, f"UPDATE {each} SET {number} = {wide} WHERE {cells.format(each)}")
     assert busy.verify().differences == []
     for _ in range(2):

@@ -31,14 +31,13 @@ class Span(NamedTuple):
 
 
 def _is_of_records(family: Family, kind: Kind) -> bool:
-    """Tell whether a table is counted again from the records: those by agent, and those that lack them."""
-    return kind.is_fine or Kind(kind.level, True) not in family.kinds
+    """Tell whether a table is counted again from the records: the fine ones, and those that lack these."""
+    return kind.scope == "fine" or Kind(kind.level, "fine") not in family.kinds
 
 
 def _table(family: Family, kind: Kind) -> RollupTable:
-    source = family.of_records(kind) if _is_of_records(family, kind) else family.of_fine(kind.level)
-    key = family.key(is_fine=kind.is_fine)
-    return RollupTable(family, family.name(kind.level, is_fine=kind.is_fine), key, source)
+    source = family.of_records(kind) if _is_of_records(family, kind) else family.of_fine(kind)
+    return RollupTable(family, family.name(kind), family.key(kind.scope), source)
 
 
 _TABLES: Final = tuple(
@@ -50,7 +49,7 @@ _TABLES: Final = tuple(
 
 
 def rollup_tables(records_since: Instant, hours_since: Instant) -> Iterator[tuple[RollupTable, Span]]:
-    """Yield every table with what can be counted of it again; the fine ones first, as the wide ones are sums of them.
+    """Yield every table with what can be counted of it again; the fine ones first, as the others are sums of them.
 
     Args:
         records_since: From when on the records are all there, the start of a day.

@@ -1,6 +1,7 @@
 """Reads of the rollups: a range of time takes whole days from the days and what is left at its ends from the hours.
 
-Who asks of an agent or an owner is answered from the tables by agent, everybody else from those without.
+Who asks of agents and of nothing else is answered from the tables that know nothing else; who asks of an agent or an
+owner in part from the fine ones, and everybody else from those without agents.
 """
 
 import json
@@ -15,7 +16,7 @@ from ironcage_core.domain.usage import UsageSums
 from ironcage_core.ports.lists import TraceFilter, UsageBucket, UsageDimension, UsageFilter
 from ironcage_core.ports.totals import ErrorSums, UsageCell
 from ironcage_storage.sqlite.days import Cut, Days, cut_at_midnight
-from ironcage_storage.sqlite.rollup_tables import BANDS, ERRORS, NO_COST, STEPS, SUMS, Family, Level
+from ironcage_storage.sqlite.rollup_tables import BANDS, ERRORS, NO_COST, STEPS, SUMS, Family, Kind, Level, Scope
 from ironcage_storage.sqlite.rollups import Rollups
 from ironcage_storage.sqlite.rows import conjunction
 from ironcage_storage.sqlite.session import Pending, Session
@@ -53,9 +54,10 @@ def record_terms(which: UsageFilter) -> dict[str, object]:
 
 
 class _Rows(NamedTuple):
-    """Which rows of a table are meant: its name, a WHERE, and what that binds."""
+    """Which rows of a table are meant: its name, its key, a WHERE, and what that binds."""
 
     table: str
+    key: tuple[str, ...]
     where: str
     bound: tuple[object, ...]
 
@@ -69,7 +71,7 @@ class _Histogram(NamedTuple):
 
     def rows(self, more: Mapping[str, object]) -> list[_Rows]:
         """Return the rows of these days and hours that are meant, with more terms."""
-        return [_at(_source(BANDS, level, self.which, more), time, bound) for level, time, bound in self.spans]
+        return [_at(_source(BANDS, level, self.which, (), more), time, bound) for level, time, bound in self.spans]
 
 
 class RollupReads:
@@ -81,12 +83,12 @@ class RollupReads:
 
     def sums(self, which: UsageFilter, by: Sequence[UsageDimension] = ()) -> Mapping[tuple[str, ...], UsageSums]:
         """Return sums by the values of `by`; a group without any call is left out."""
-        rows = self._grouped(SUMS, _in_range(SUMS, which, is_fine="agent_id" in by), by, SUMS.numbers)
+        rows = self._grouped(SUMS, _in_range(SUMS, which, by), by, SUMS.numbers)
         return {tuple(row[: len(by)]): _sums_of(row[len(by) :]) for row in rows}
 
     def groups(self, which: UsageFilter, by: Sequence[UsageDimension]) -> Collection[tuple[str, ...]]:
         """Return the values of `by` that there is any call of, each once."""
-        chosen = _in_range(SUMS, which, is_fine="agent_id" in by)
+        chosen = _in_range(SUMS, which, by)
         if not chosen:
             return ()
         sql, bound = _united(SUMS, chosen, by)
@@ -96,14 +98,14 @@ class RollupReads:
         self, which: UsageFilter, bucket: UsageBucket, by: Sequence[UsageDimension] = ()
     ) -> Mapping[tuple[Instant, tuple[str, ...]], UsageSums]:
         """Return sums of calls, tokens and cost by where their bucket starts, and by the values of `by`."""
-        chosen = _in_buckets(which, bucket, is_fine="agent_id" in by)
+        chosen = _in_buckets(which, bucket, by)
         rows = self._grouped(SUMS, chosen, ("bucket", *by), _IN_SERIES)
         width, length = 1 + len(by), _LENGTH[bucket]
         return {(row[0] * length, tuple(row[1:width])): UsageSums(*row[width:]) for row in rows}
 
     def cells(self, which: UsageFilter, bucket: UsageBucket, limit: int) -> Sequence[tuple[UsageCell, UsageSums]]:
         """Return the finest sums by hour or day, whoever owned the agent, in the order of their fields."""
-        chosen = _in_buckets(which, bucket, is_fine=True)
+        chosen = _in_buckets(which, bucket, _OF_CELL)
         key = ("bucket", *_OF_CELL)
         rows = self._grouped(SUMS, chosen, key, SUMS.numbers, f"ORDER BY {', '.join(key)} LIMIT {int(limit)}")
         width, length = len(key), _LENGTH[bucket]
@@ -146,7 +148,8 @@ class RollupReads:
 
     def errors(self, which: UsageFilter) -> Mapping[tuple[str, str], ErrorSums]:
         """Return the failed calls by (error code, provider)."""
-        rows = self._grouped(ERRORS, _in_range(ERRORS, which), ("error_code", "provider"), ERRORS.numbers)
+        by = ("error_code", "provider")
+        rows = self._grouped(ERRORS, _in_range(ERRORS, which, by), by, ERRORS.numbers)
         return {(code, provider): ErrorSums(calls, last_at) for code, provider, calls, last_at in rows}
 
     def _grouped(
@@ -157,20 +160,22 @@ class RollupReads:
             return []
         keys = "".join(f"{column}, " for column in by)
         rows, bound = _united(family, chosen, (*by, *numbers))
+        if len(chosen) == 1 and set(chosen[0].key) <= set(by):  # each row is a group
+            return self._session.query(f"{rows} {order}", bound, *self._reads).fetchall()
         grouped = f"GROUP BY {', '.join(by)}" if by else ""
         sql = f"SELECT {keys}{family.merged(numbers)} FROM ({rows}) {grouped} HAVING count(*) > 0 {order}"
         return self._session.query(sql, bound, *self._reads).fetchall()
 
     def first_day(self, which: UsageFilter) -> int | None:
         """Return the first UTC day with a call, counted from the epoch, whatever the filter says of time."""
-        table, where, bound = _source(SUMS, "days", which)
+        table, _, where, bound = _source(SUMS, "days", which)
         sql = f"SELECT bucket FROM {table} WHERE {where} AND completed + failed > 0 ORDER BY bucket LIMIT 1"
         found = self._session.query(sql, bound, *self._reads).fetchone()
         return None if found is None else int(found[0])
 
     def calls_by_day(self, which: UsageFilter, days: Days, outcome: str | None) -> list[tuple[int, int]]:
         """Return the days with calls of an outcome, or of either, and how many; the filter's own time is not read."""
-        table, where, bound = _source(SUMS, "days", which)
+        table, _, where, bound = _source(SUMS, "days", which)
         chosen, values = days.chosen()
         calls = "sum(completed + failed)" if outcome is None else f"sum({outcome})"
         sql = f"SELECT bucket, {calls} FROM {table} WHERE {where} AND {chosen} GROUP BY bucket HAVING {calls} > 0"
@@ -190,20 +195,36 @@ def _sums_of(numbers: Sequence[int]) -> UsageSums:
 
 
 def _source(
-    family: Family, level: Level, which: UsageFilter, more: Mapping[str, object] | None = None, *, is_fine: bool = False
+    family: Family,
+    level: Level,
+    which: UsageFilter,
+    by: Sequence[str] = (),
+    more: Mapping[str, object] | None = None,
 ) -> _Rows:
-    """Return the table that answers a filter, and all terms of it but time."""
-    is_scoped = which.agent_id is not None or which.owner_id is not None
+    """Return the table that answers a filter by the values of some columns, and all terms of it but time."""
+    kind = Kind(level, _scope(which, by))
+    if kind not in family.kinds:
+        kind = Kind(level, "fine")
     terms, parameters = conjunction(usage_terms(which) | dict(more or {}))
-    if is_fine and not is_scoped and level == "days":
+    if kind.scope != "wide" and level == "days" and not _is_scoped(which):
         terms += " AND agent_id IN (SELECT id FROM agents)"  # so that each agent's days are looked up, not all read
-    return _Rows(family.name(level, is_fine=is_fine or is_scoped), terms, parameters)
+    return _Rows(family.name(kind), family.key(kind.scope), terms, parameters)
+
+
+def _scope(which: UsageFilter, by: Sequence[str]) -> Scope:
+    if "agent_id" not in by and not _is_scoped(which):
+        return "wide"
+    asked = {name for name in _OF_CELL if getattr(which, name) is not None} | set(by)
+    return "agent" if asked <= {"agent_id"} else "fine"
+
+
+def _is_scoped(which: UsageFilter) -> bool:
+    return which.agent_id is not None or which.owner_id is not None
 
 
 def _histogram_of(which: UsageFilter, records_since: Instant) -> _Histogram:
-    is_scoped = which.agent_id is not None or which.owner_id is not None
     cut = cut_at_midnight(which.since, which.until)
-    if not is_scoped:
+    if not _is_scoped(which):
         return _Histogram(which, _spans(cut), ())
     gone = [Days(since // MS_PER_DAY, since // MS_PER_DAY + 1) for since, _ in cut.ends if since < records_since]
     days = [each for each in (cut.days, *gone) if each is not None]
@@ -211,10 +232,10 @@ def _histogram_of(which: UsageFilter, records_since: Instant) -> _Histogram:
     return _Histogram(which, [("days", *each.chosen()) for each in days], kept)
 
 
-def _in_range(family: Family, which: UsageFilter, *, is_fine: bool = False) -> list[_Rows]:
+def _in_range(family: Family, which: UsageFilter, by: Sequence[str]) -> list[_Rows]:
     """Return which rows of a family make up the filter's range of time."""
     spans = _spans(cut_at_midnight(which.since, which.until))
-    return [_at(_source(family, level, which, is_fine=is_fine), time, bound) for level, time, bound in spans]
+    return [_at(_source(family, level, which, by), time, bound) for level, time, bound in spans]
 
 
 def _united(family: Family, chosen: Sequence[_Rows], columns: Sequence[str]) -> tuple[str, list[object]]:
@@ -231,9 +252,9 @@ def _spans(cut: Cut) -> list[tuple[Level, str, tuple[object, ...]]]:
     return [*days, *(("hours", *_hours(*end)) for end in cut.ends)]
 
 
-def _in_buckets(which: UsageFilter, bucket: UsageBucket, *, is_fine: bool) -> list[_Rows]:
+def _in_buckets(which: UsageFilter, bucket: UsageBucket, by: Sequence[str]) -> list[_Rows]:
     """Return which rows of one level make up the filter's range of time, which is in whole buckets."""
-    source = _source(SUMS, _LEVEL[bucket], which, is_fine=is_fine)
+    source = _source(SUMS, _LEVEL[bucket], which, by)
     since, until = which.since, which.until
     if bucket == "hour" and since is not None and until is not None:
         return [_at(source, *_hours(since, until))]
@@ -243,7 +264,7 @@ def _in_buckets(which: UsageFilter, bucket: UsageBucket, *, is_fine: bool) -> li
 
 
 def _at(rows: _Rows, time: str, bound: tuple[object, ...]) -> _Rows:
-    return _Rows(rows.table, f"{rows.where} AND {time}", (*rows.bound, *bound))
+    return rows._replace(where=f"{rows.where} AND {time}", bound=(*rows.bound, *bound))
 
 
 def _hours(since: Instant, until: Instant) -> tuple[str, tuple[object, ...]]:

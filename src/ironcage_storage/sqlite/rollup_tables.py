@@ -1,7 +1,8 @@
 """Rollup tables: the families of tables that usage is summed in, and the SQL that is made from their columns.
 
-A family has tables by hour and by day, and each of these by agent ("fine") and without agents ("wide") for whoever asks
-of the whole. All have the key of a cell of usage; a family may add to it, or do without a part that nobody asks for.
+A family has tables by hour and by day, of three scopes: "fine" ones with the key of a cell of usage, "wide" ones
+without agents for whoever asks of the whole, and "agent" ones with nothing but the agent, for whoever asks only of
+agents. A family may add to these keys, do without a part that nobody asks for, and without a table.
 """
 
 from collections.abc import Iterable
@@ -12,9 +13,11 @@ from ironcage_core.domain.instants import MS_PER_DAY, MS_PER_HOUR
 from ironcage_core.domain.usage import UsageSums
 
 Level = Literal["hours", "days"]
+Scope = Literal["fine", "agent", "wide"]
 
 WIDE: Final = ("bucket", "project_id", "provider", "provider_id", "model")
 FINE: Final = ("bucket", "agent_id", "owner_id", *WIDE[1:])
+AGENT: Final = ("bucket", "agent_id")
 LENGTH_MS: Final[dict[Level, int]] = {"hours": MS_PER_HOUR, "days": MS_PER_DAY}
 
 NO_COST: Final = 2**62
@@ -30,16 +33,19 @@ class Kind(NamedTuple):
     """Which table of a family."""
 
     level: Level
-    is_fine: bool
+    scope: Scope
 
 
-ALL_KINDS: Final = (Kind("days", True), Kind("hours", True), Kind("days", False), Kind("hours", False))
+ALL_KINDS: Final = (
+    Kind("days", "fine"), Kind("hours", "fine"), Kind("days", "agent"), Kind("days", "wide"), Kind("hours", "wide"),
+)  # fmt: skip
+"""Fine ones first: the others are sums of them. Of the hours of agents there are few rows to each fine one."""
 
 
 class Family(NamedTuple):
     """What its tables have in common.
 
-    `kinds` are the tables it has, `fine` is the key of those by agent, `extra` what it adds to every key, `added` what
+    `kinds` are the tables it has, `fine` is the key of the fine ones, `extra` what it adds to every key, `added` what
     is summed, `highest` and `lowest` what only the extreme is kept of; `counted` is the SELECT of all these from the
     records of an instant on, which it binds.
     """
@@ -58,13 +64,17 @@ class Family(NamedTuple):
         """All numbers of a row, in the order of its columns."""
         return (*self.added, *self.highest, *self.lowest)
 
-    def name(self, level: Level, *, is_fine: bool) -> str:
+    def name(self, kind: Kind) -> str:
         """Return what one of its tables is called."""
-        return f"usage_{'' if is_fine else 'wide_'}{level}{self.suffix}"
+        return f"usage_{'' if kind.scope == 'fine' else f'{kind.scope}_'}{kind.level}{self.suffix}"
 
-    def key(self, *, is_fine: bool) -> tuple[str, ...]:
-        """Return the key of its fine or of its wide tables."""
-        return (*(self.fine if is_fine else WIDE), *self.extra)
+    def cell(self, scope: Scope) -> tuple[str, ...]:
+        """Return the key of its tables of a scope without what it adds."""
+        return {"fine": self.fine, "agent": AGENT, "wide": WIDE}[scope]
+
+    def key(self, scope: Scope) -> tuple[str, ...]:
+        """Return the key of its tables of a scope."""
+        return (*self.cell(scope), *self.extra)
 
     def how(self, number: str) -> str:
         """Return the aggregate that makes one number of several."""
@@ -79,12 +89,12 @@ class Family(NamedTuple):
         chosen = self.numbers if numbers is None else numbers
         return ", ".join(f"{self.how(number)}({number}) AS {number}" for number in chosen)
 
-    def upsert(self, level: Level, *, is_fine: bool) -> str:
+    def upsert(self, kind: Kind) -> str:
         """Return what moves the numbers of a row by differences."""
-        key = self.key(is_fine=is_fine)
+        key = self.key(kind.scope)
         columns = (*key, *self.numbers)
         return (
-            f"INSERT INTO {self.name(level, is_fine=is_fine)} ({', '.join(columns)}) "
+            f"INSERT INTO {self.name(kind)} ({', '.join(columns)}) "
             f"VALUES ({', '.join('?' * len(columns))}) ON CONFLICT ({', '.join(key)}) "
             f"DO UPDATE SET {', '.join(map(self._moved, self.numbers))}"
         )
@@ -96,20 +106,19 @@ class Family(NamedTuple):
 
     def of_records(self, kind: Kind) -> str:
         """Return the SELECT of what the records from an instant on, which it binds, make of each row of a table."""
-        key = self.key(is_fine=kind.is_fine)
-        names = key[: len(key) - len(self.extra)]
+        names = self.cell(kind.scope)
         told = {
             "bucket": f"occurred_at / {LENGTH_MS[kind.level]} AS bucket",
             "provider_id": "coalesce(provider_id, '') AS provider_id",
         }
         cell = ", ".join(told.get(name, name) for name in names)
-        places = ", ".join(str(place) for place in range(1, len(key) + 1))
+        places = ", ".join(str(place) for place in range(1, len(self.key(kind.scope)) + 1))
         return self.counted.format(cell=cell, places=places, names=", ".join(names))
 
-    def of_fine(self, level: Level) -> str:
-        """Return the SELECT of what fine rows from a bucket on, which it binds, make of each wide one."""
-        keys, added = ", ".join(self.key(is_fine=False)), ", ".join(self.added)
-        table, zeros = self.name(level, is_fine=True), ", ".join("0" for _ in self.added)
+    def of_fine(self, kind: Kind) -> str:
+        """Return the SELECT of what fine rows from a bucket on, which it binds, make of each row of another scope."""
+        keys, added = ", ".join(self.key(kind.scope)), ", ".join(self.added)
+        table, zeros = self.name(Kind(kind.level, "fine")), ", ".join("0" for _ in self.added)
         return f"""SELECT {keys}, {self.merged()} FROM {table}
             WHERE bucket >= ? AND ({added}) <> ({zeros}) GROUP BY {keys}"""
 
@@ -141,7 +150,7 @@ BANDS: Final = Family(
     suffix="_bands",
     # Their rows are many, and each costs a report some time: hours of agents are counted from the records instead, and
     # whose an agent is asked of the agents.
-    kinds=tuple(kind for kind in ALL_KINDS if kind != ("hours", True)),
+    kinds=tuple(kind for kind in ALL_KINDS if kind != ("hours", "fine")),
     fine=tuple(name for name in FINE if name != "owner_id"),
     extra=("measure", "band"),
     added=("calls", *STEPS),
@@ -160,7 +169,7 @@ BANDS: Final = Family(
 
 ERRORS: Final = Family(
     suffix="_errors",
-    kinds=ALL_KINDS,
+    kinds=tuple(kind for kind in ALL_KINDS if kind.scope != "agent"),
     fine=FINE,
     extra=("error_code",),
     added=("calls",),

@@ -1,7 +1,7 @@
 """Rollups: what usage adds up to by hour and by day, moved with each record and written once a batch.
 
-What a unit of work changes is gathered by the finest cells there are, an hour of one agent; the days, and both without
-agents, follow from them when the batch is written.
+What a unit of work changes is gathered by the finest cells there are, an hour of one agent; the days, and all that is
+wider, follow from them when the batch is written.
 """
 
 from collections.abc import Callable, Iterator
@@ -12,6 +12,7 @@ from ironcage_core.domain.histograms import STEPS_PER_BAND, Measure, step_of
 from ironcage_core.domain.instants import HOURS_PER_DAY, Instant, hour_of
 from ironcage_core.domain.usage import UsageRecord
 from ironcage_storage.sqlite.rollup_tables import (
+    AGENT,
     BANDS,
     ERRORS,
     FAMILIES,
@@ -22,6 +23,7 @@ from ironcage_storage.sqlite.rollup_tables import (
     WIDE,
     Kind,
     Level,
+    Scope,
 )
 from ironcage_storage.sqlite.session import Session
 
@@ -71,23 +73,24 @@ class _Statements(NamedTuple):
 
     sums: str
     bands: str | None
-    errors: str
+    errors: str | None
     in_bands: Callable[[tuple[Any, ...]], tuple[Any, ...]]
 
 
-def _statements(level: Level, *, is_fine: bool) -> _Statements:
-    sums, bands, errors = (
-        family.upsert(level, is_fine=is_fine) if Kind(level, is_fine) in family.kinds else None
-        for family in (SUMS, BANDS, ERRORS)
-    )
-    places = [FINE.index(name) for name in BANDS.fine] if is_fine else range(len(WIDE))
-    return _Statements(sums or "", bands, errors or "", itemgetter(*places))
+def _statements(level: Level, scope: Scope) -> _Statements:
+    kind = Kind(level, scope)
+    bands, errors = (family.upsert(kind) if kind in family.kinds else None for family in (BANDS, ERRORS))
+    key = SUMS.cell(scope)
+    return _Statements(SUMS.upsert(kind), bands, errors, itemgetter(*map(key.index, BANDS.cell(scope))))
 
 
-_HOURS: Final = _statements("hours", is_fine=True)
-_DAYS: Final = _statements("days", is_fine=True)
-_WIDE_HOURS: Final = _statements("hours", is_fine=False)
-_WIDE_DAYS: Final = _statements("days", is_fine=False)
+_HOURS: Final = _statements("hours", "fine")
+_DAYS: Final = _statements("days", "fine")
+_AGENT_DAYS: Final = _statements("days", "agent")
+_WIDE_HOURS: Final = _statements("hours", "wide")
+_WIDE_DAYS: Final = _statements("days", "wide")
+_OF_AGENT: Final = slice(len(AGENT))
+_OF_WIDE: Final = slice(len(FINE) - len(WIDE) + 1, None)
 
 
 class Rollups:
@@ -112,7 +115,7 @@ class Rollups:
         gone = 0
         hours = [(family, kind) for family in FAMILIES for kind in family.kinds if kind.level == "hours"]
         for family, kind in hours:
-            name, columns = family.name("hours", is_fine=kind.is_fine), ", ".join(family.key(is_fine=kind.is_fine))
+            name, columns = family.name(kind), ", ".join(family.key(kind.scope))
             old = f"SELECT {columns} FROM {name} WHERE bucket < ? LIMIT ?"
             sql = f"DELETE FROM {name} WHERE ({columns}) IN ({old})"
             gone = max(gone, self.session.execute(sql, (before, limit)))
@@ -141,16 +144,20 @@ class Rollups:
         if not self._batch:
             return
         days: dict[Any, _Content] = {}
+        agent_days: dict[Any, _Content] = {}
         wide_hours: dict[Any, _Content] = {}
         wide_days: dict[Any, _Content] = {}
         for cell, content in self._batch.items():
             day = cell.bucket // HOURS_PER_DAY
             _merge_copy(days, (day, *cell[1:]), content)
-            _merge_copy(wide_hours, (cell.bucket, *cell[3:]), content)
+            _merge_copy(wide_hours, (cell.bucket, *cell[_OF_WIDE]), content)
+        for cell, content in days.items():
+            _merge_copy(agent_days, cell[_OF_AGENT], content)
         for (hour, *rest), content in wide_hours.items():
             _merge_copy(wide_days, (hour // HOURS_PER_DAY, *rest), content)
         self._write(_HOURS, self._batch)
         self._write(_DAYS, days)
+        self._write(_AGENT_DAYS, agent_days)
         self._write(_WIDE_HOURS, wide_hours)
         self._write(_WIDE_DAYS, wide_days)
         self._batch.clear()
@@ -161,7 +168,7 @@ class Rollups:
         if sql.bands is not None:
             write(sql.bands, [row for key, content in cells.items() for row in _bands_of(sql.in_bands(key), content)])
         failed = [(key, each) for key, content in cells.items() for each in content.errors.items()]
-        if failed:
+        if failed and sql.errors is not None:
             write(sql.errors, [(*key, code, *numbers) for key, (code, numbers) in failed])
 
     def forget(self) -> None:

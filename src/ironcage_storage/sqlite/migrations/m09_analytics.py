@@ -9,6 +9,10 @@ _MS_PER_DAY: Final = 86_400_000
 _NO_COST: Final = 2**62
 _STEPS: Final = tuple(f"s{place}" for place in range(32))
 _COUNTS: Final = ("calls", *_STEPS)
+_SUMS: Final = (
+    "completed", "failed", "input_tokens", "output_tokens", "unsplit_tokens", "cost_micros", "timed", "duration_ms",
+    "failed_cost_micros", "last_at", "max_cost_micros", "min_cost_micros",
+)  # fmt: skip
 
 
 def _extremes(name: str, key: tuple[str, ...], bucket_ms: int) -> tuple[str, ...]:
@@ -27,6 +31,18 @@ def _extremes(name: str, key: tuple[str, ...], bucket_ms: int) -> tuple[str, ...
             FROM usage_records WHERE outcome = 'completed'
             GROUP BY {", ".join(str(place) for place in range(1, len(key) + 1))}) c
         WHERE {" AND ".join(f"c.{column} = {name}.{column}" for column in key)}""",
+    )
+
+
+def _summed(name: str, source: str, extra: tuple[str, ...], numbers: tuple[str, ...]) -> tuple[str, str]:
+    """Return what creates a table of the days of agents and fills it from the finer ones."""
+    how = {"last_at": "max", "max_cost_micros": "max", "min_cost_micros": "min"}
+    key = ("bucket", "agent_id", *extra)
+    sums = ", ".join(f"{how.get(number, 'sum')}({number})" for number in numbers)
+    filled = f"SELECT {', '.join(key)}, {sums} FROM {source} GROUP BY {', '.join(key)}"
+    return (
+        _create(name, ("agent_id", "bucket"), extra, numbers),
+        f"INSERT INTO {name} ({', '.join((*key, *numbers))}) {filled}",
     )
 
 
@@ -72,6 +88,8 @@ STATEMENTS: Final = (
     *_extremes("usage_wide_days", _WIDE, _MS_PER_DAY),
     *_extremes("usage_wide_hours", _WIDE, _MS_PER_HOUR),
     *_table("usage_days_bands", _BANDS_BY_AGENT, ("measure", "band"), _COUNTS, _BANDS),
+    *_summed("usage_agent_days", "usage_days", (), _SUMS),
+    *_summed("usage_agent_days_bands", "usage_days_bands", ("measure", "band"), _COUNTS),
     *_table("usage_wide_days_bands", _WIDE, ("measure", "band"), _COUNTS, _BANDS),
     *_table("usage_wide_hours_bands", _WIDE, ("measure", "band"), _COUNTS, _BANDS),
     *_table("usage_days_errors", _FINE_DAYS, ("error_code",), ("calls", "last_at"), _ERRORS),
