@@ -9,17 +9,14 @@ import argparse
 import statistics
 import sys
 from collections.abc import Mapping, Sequence
-from contextlib import ExitStack
 from typing import Final, NamedTuple
 
 from rich.console import Console
 from rich.table import Table
 
 from benchmarks.analytics_data import database
-from benchmarks.over_http import serving
-from benchmarks.scale import Server, logged_in
-from benchmarks.setup import RESULTS, ROUNDS
-from ironcage_storage.system import SystemClock
+from benchmarks.scale import Server, in_rounds
+from benchmarks.setup import ROUNDS
 
 RATIO: Final = 1.5
 P95_MS: Final = 50.0
@@ -93,13 +90,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--full", action="store_true", help="5,000,000 in the long one; writes some gigabytes once")
     sizes = SIZES[parser.parse_args().full]
-    RESULTS.mkdir(exist_ok=True)
-    now = SystemClock().now()
-    with ExitStack() as stack:
-        paths = [database(RESULTS, records, now=now) for records in sizes]
-        servers = [logged_in(stack.enter_context(serving(path)).port) for path in paths]
-        rounds = [measure(*servers) for _ in range(ROUNDS)]
-    sys.exit(0 if show(rounds, sizes) else 1)
+    sys.exit(0 if show(in_rounds(database, sizes, measure), sizes) else 1)
 
 
 if __name__ == "__main__":

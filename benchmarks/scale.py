@@ -8,9 +8,10 @@ Exits with 1 if a ratio is above its target.
 import argparse
 import statistics
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
-from typing import Final, NamedTuple
+from pathlib import Path
+from typing import Final, NamedTuple, TypeVar
 
 import httpx
 from rich.console import Console
@@ -21,6 +22,8 @@ from benchmarks.scale_data import PASSWORD, RECORDS_PER_AGENT, database
 from benchmarks.setup import RESULTS, ROUNDS
 from ironcage_http.app import ROUTES
 from ironcage_storage.system import SystemClock
+
+Figures = TypeVar("Figures")
 
 TARGET: Final = 3.0
 REQUESTS: Final = 30
@@ -85,6 +88,18 @@ def logged_in(port: int) -> Server:
     return Server(port, f"Authorization: Bearer {response.raise_for_status().json()['access_token']}")
 
 
+def in_rounds(
+    made: Callable[..., Path], sizes: tuple[int, int], measured: Callable[[Server, Server], Figures]
+) -> list[Figures]:
+    """Serve the databases of two sizes, each by a process of its own, and return what each round has measured."""
+    RESULTS.mkdir(exist_ok=True)
+    now = SystemClock().now()
+    paths = [made(RESULTS, size, now=now) for size in sizes]
+    with ExitStack() as stack:
+        small, large = (logged_in(stack.enter_context(serving(path)).port) for path in paths)
+        return [measured(small, large) for _ in range(ROUNDS)]
+
+
 def measure(small: Server, large: Server) -> dict[str, Cost]:
     """Return what each list costs."""
     served = {route.path for route in ROUTES if route.method == "GET"}
@@ -117,15 +132,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--full", action="store_true", help="1,000 agents against 100,000; writes some gigabytes once")
     sizes = SIZES[parser.parse_args().full]
-    RESULTS.mkdir(exist_ok=True)
-    now = SystemClock().now()
-    with ExitStack() as stack:
-        servers = []
-        for agents in sizes:
-            served = stack.enter_context(serving(database(RESULTS, agents, now=now)))
-            servers.append(logged_in(served.port))
-        rounds = [measure(*servers) for _ in range(ROUNDS)]
-    sys.exit(0 if show(rounds, sizes) else 1)
+    sys.exit(0 if show(in_rounds(database, sizes, measure), sizes) else 1)
 
 
 if __name__ == "__main__":

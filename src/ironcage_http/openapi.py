@@ -163,7 +163,8 @@ def _operation(route: Route, refs: Mapping[Any, Any]) -> dict[str, Any]:
         views = [view for each, view in answers if each == status and view is not None]
         if views:
             schema = _list_of(refs, views[0]) if "per_page" in route.query else _any_of(refs, views)
-            responses[str(status)]["content"] = {"application/json": {"schema": schema}}
+            texts = {media_type: {"schema": {"type": "string"}} for media_type in route.text_types}
+            responses[str(status)]["content"] = {"application/json": {"schema": schema}, **texts}
     by_status: dict[int, list[str]] = {}
     for code, status in codes_of(route).items():
         by_status.setdefault(status, []).append(code)

@@ -39,6 +39,7 @@ class Route:
         body_factor: How many times as large as that of other routes its body may be.
         other_body: Another struct that the body may be instead.
         other_answers: Other answers of success: their status, which may be the same, and struct.
+        text_types: The media types besides JSON that the answer may come in, as a text.
 
     Raises:
         ValueError: The action is not in the table: nobody could say who may call.
@@ -60,6 +61,7 @@ class Route:
     body_factor: int = 1
     other_body: type[msgspec.Struct] | None = None
     other_answers: tuple[tuple[int, Any], ...] = ()
+    text_types: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         if self.action not in RULES:

@@ -26,7 +26,9 @@ QUESTIONS: Final = (
 )  # fmt: skip
 """The query parameters that say which calls a question is about."""
 
-CODES: Final = ("INVALID_PERIOD", "RANGE_TOO_OLD", "AGENT_NOT_FOUND", "PROVIDER_NOT_FOUND", "FORBIDDEN")
+CODES: Final = (
+    "INVALID_PERIOD", "RANGE_TOO_OLD", "AGENT_NOT_FOUND", "PROVIDER_NOT_FOUND", "FORBIDDEN", "QUERY_TIMEOUT",
+)  # fmt: skip
 """The codes that these parameters may bring."""
 
 

@@ -33,3 +33,19 @@ def test_openapi_lists_the_same_statuses_and_codes() -> None:
             for code in response["description"].split(", ")
         }
         assert told == set(openapi.codes_of(route).items())
+
+
+def test_openapi_names_every_media_type_of_an_answer() -> None:
+    """An export may come as CSV, and nothing else comes as anything but JSON."""
+    paths = openapi.describe(ROUTES)["paths"]
+
+    other = {
+        (path, media_type)
+        for path, methods in paths.items()
+        for operation in methods.values()
+        for response in operation["responses"].values()
+        for media_type in response.get("content", ())
+        if media_type != "application/json"
+    }
+
+    assert other == {(f"{openapi.BASE}/analytics/export/{what}", "text/csv") for what in ("usage", "spending")}

@@ -2,7 +2,7 @@
 
 import asyncio
 import random
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass, field
@@ -16,10 +16,13 @@ import pytest
 
 from ironcage_core.domain.access import principal_of
 from ironcage_core.domain.audit import SYSTEM
+from ironcage_core.domain.call_events import COMPLETED, CallEvent
 from ironcage_core.domain.ic_tokens import AgentIdentity
 from ironcage_core.domain.idempotency import RetryKey
+from ironcage_core.domain.instants import MS_PER_DAY
 from ironcage_core.errors.money import BudgetExceededError, RequestAlreadyReviewedError
 from ironcage_core.errors.tree import RefusalError
+from ironcage_core.ports.lists import UsageFilter
 from ironcage_core.ports.storage import UnitOfWork
 from ironcage_core.services.accounts import add_user
 from ironcage_core.services.budget_requests import submit_request
@@ -28,10 +31,12 @@ from ironcage_core.services.granting import Granted
 from ironcage_core.services.handshake import HandshakeRequest, handshake
 from ironcage_core.services.ic_token_changes import revoke_ic_token
 from ironcage_core.services.ic_tokens import authenticate
+from ironcage_core.services.ingestion import ingest
 from ironcage_core.services.late_reports import report_or_refuse
 from ironcage_core.services.leasing import refresh, return_lease
 from ironcage_core.services.reporting import Reported, report
 from ironcage_core.services.reserving import ReserveRequest, cancel_reservation, reserve
+from ironcage_core.services.usage_retention import purge_usage
 from ironcage_storage.sqlite.store import SqliteStore
 from tests.simulation.operations import POLICY
 from tests.simulation.witness import check_sums, read_all
@@ -133,6 +138,24 @@ class Runtime:
                 self.learn(await store.write_async(self.next_use_case()))
 
 
+@dataclass
+class Teller(Runtime):
+    """A caller that also tells of its calls by events, before or after their reports, some of them long ago."""
+
+    def next_use_case(self) -> Callable[[UnitOfWork], object]:
+        if not self.sent or self.draw.random() < 0.6:
+            return super().next_use_case()
+        lease_id, request_id, cost = self.draw.choice(self.sent)
+        if self.draw.random() < 0.4:
+            request_id = f"told-{self.seed}-{self.draw.randint(1, 30)}"
+        at = self.town.world.clock.now() - self.draw.randint(0, 4 * MS_PER_DAY)
+        event = CallEvent(
+            f"evt-{request_id}", COMPLETED, "gpt-test", "openai", at, 70, 30, cost, request_id=request_id,
+            lease_id=lease_id,
+        )  # fmt: skip
+        return lambda uow: ingest(uow, self.town.identity, [event], admit=lambda _: None, policy=POLICY, key_days=None)
+
+
 def suppress_refusals() -> suppress:
     """Go on after a refusal for want of money, of a lease or of a reservation; a database that is busy is a failure."""
     return suppress(*(kind for kind in _all_kinds(RefusalError) if kind.code in EXPECTED_CODES))
@@ -149,7 +172,7 @@ def _all_kinds(kind: type[RefusalError]) -> Iterator[type[RefusalError]]:
         yield from _all_kinds(narrower)
 
 
-def check_books(town: Town, runtimes: list[Runtime]) -> None:
+def check_books(town: Town, runtimes: Sequence[Runtime]) -> None:
     """The books verify, no grant was ever too large, and they hold exactly what was accepted."""
     stored = town.store.read(read_all)
     assert stored.verification.differences == []
@@ -181,6 +204,25 @@ def test_two_processes_share_one_file(town: Town) -> None:
     in_threads([partial(runtime.live, town.stores[runtime.seed % 2]) for runtime in runtimes])
 
     check_books(town, runtimes)
+
+
+def test_events_and_reports_of_the_same_calls_and_a_purge_of_old_ones_leave_one_truth(town: Town) -> None:
+    """Balances, rollups and pending money are what the calls add up to, whoever came first and whatever was purged."""
+    tellers = [Teller(town, seed) for seed in range(8)]
+
+    purge_some = partial(purge_usage, record_days=2, hour_days=2, limit=5)
+    purged: list[int] = []
+
+    def purge() -> None:
+        purged.extend(town.stores[1].write(purge_some) for _ in range(100))
+
+    work: list[Callable[[], None]] = [partial(each.live, town.stores[each.seed % 2]) for each in tellers]
+    in_threads([purge, *work])
+
+    check_books(town, tellers)
+    told = town.store.read(lambda uow: uow.usage.sums(UsageFilter(agent_id=town.agent.id)))
+    assert sum(purged) > 0
+    assert told[()].cost_micros >= sum(teller.accepted for teller in tellers) > 0
 
 
 def test_sixty_four_tasks_share_one_budget(town: Town) -> None:

@@ -223,6 +223,7 @@ _COMMON: Final[dict[str, Any]] = {
     "action": "analytics.read",
     "limit": "analytics_export",
     "codes": (*CODES, "UNSUPPORTED_FORMAT", "EXPORT_TOO_LARGE"),
+    "text_types": (_CSV,),
     "query": (*QUESTIONS, "format", "bucket"),
 }
 
