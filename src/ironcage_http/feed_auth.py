@@ -31,7 +31,8 @@ SUBPROTOCOL: Final = "ironcage.v1"
 
 _NO_TOKEN: Final = re.compile(r"[\s,]")
 _BEARER: Final = "bearer."
-_CARRIERS: Final = ("authorization", "x-api-token", "x-ic-token")
+_AUTHORIZATION: Final = "authorization"
+_CARRIERS: Final = (_AUTHORIZATION, "x-api-token", "x-ic-token")
 
 Prove = Callable[[UnitOfWork], Principal | AgentIdentity]
 
@@ -115,15 +116,17 @@ def presented_at_upgrade(
         if presented({"authorization": f"Bearer {queried}"}).session is None:
             raise WrongTokenTypeError
         bearers.append(queried)
-    listed = [*([headers["authorization"]] if _is_bearer(headers) else []), *(f"Bearer {each}" for each in bearers)]
-    carried = {name: headers[name] for name in _CARRIERS[1:] if name in headers}
-    if listed:
-        carried["authorization"] = ", ".join(listed)
+    is_carried = {_AUTHORIZATION: _is_bearer(headers)}
+    carried = [(name, headers[name]) for name in _CARRIERS if is_carried.get(name, name in headers)]
+    if bearers:  # behind the headers
+        carried.append((_AUTHORIZATION, ", ".join(f"Bearer {each}" for each in bearers)))
     if not carried:
         return None
-    presented(carried)  # nobody could say which of two different ones was meant
-    first = next(name for name in _CARRIERS if name in carried)
-    found = presented({first: carried[first]})
+    together: dict[str, str] = {}
+    for name, value in carried:
+        together[name] = f"{together[name]}, {value}" if name in together else value
+    presented(together)  # nobody could say which of two different ones was meant
+    found = presented(dict(carried[:1]))
     if not found.has_user and found.ic is None:
         raise MissingTokenError("A token is needed")
     return found

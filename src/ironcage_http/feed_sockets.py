@@ -69,12 +69,13 @@ class FeedSockets:
     async def __call__(self, scope: Any, receive: Receive, send: Send) -> None:  # noqa: ANN401 - an ASGI scope
         """Answer one handshake; return when its connection has ended."""
         await receive()  # that it wants to connect
+        asked, scope["query_string"] = scope["query_string"], b""  # it may hold a token, and servers log it
         if scope["path"] not in PATHS:
             await _deny(scope, receive, send, not_found())
             return
         gate = self._gate(scope)
         try:
-            accepted = await self._accepted(gate, scope, send)
+            accepted = await self._accepted(gate, scope, send, query_of(asked))
         except IroncageError as error:
             await _deny(scope, receive, send, await refusal(gate, error, {}))
             return
@@ -86,9 +87,14 @@ class FeedSockets:
     def _gate(self, scope: Any) -> Gate:  # noqa: ANN401 - an ASGI scope
         return Gate(self._wiring, _ROUTE, origin_of(scope, headers_of_scope(scope), self._wiring))
 
-    async def _accepted(self, gate: Gate, scope: Any, send: Send) -> _Accepted:  # noqa: ANN401 - an ASGI scope
-        headers, query = headers_of_scope(scope), query_of(scope["query_string"])
-        scope["query_string"] = b""  # it may hold a token, and servers write it into their logs
+    async def _accepted(
+        self,
+        gate: Gate,
+        scope: Any,  # noqa: ANN401 - an ASGI scope
+        send: Send,
+        query: Mapping[str, list[str]],
+    ) -> _Accepted:
+        headers = headers_of_scope(scope)
         _check_origin(headers, self._wiring.settings.allowed_origins)
         credentials = presented_at_upgrade(headers, scope.get("subprotocols") or (), query)
         asked = single(query, "last_event_id")

@@ -79,6 +79,7 @@ def test_what_old_events_said_goes_in_small_steps(filled: SqliteStore) -> None:
     """The oldest first and only of the kind asked for; the keys stay, and what is from the limit on."""
     old = [row(f"o{number}", at=NOON - MS_PER_DAY + number) for number in range(3)]
     filled.write(putting(*old, row("safe", at=NOON - MS_PER_DAY, is_safety=1), row("new")))
+    filled.write(putting(row("o0", agent_id=OTHER)))
 
     steps = [filled.write(lambda uow: uow.telemetry.purge_data(NOON, 2, is_safety=False)) for _ in range(3)]
 
@@ -101,8 +102,12 @@ def test_the_first_step_takes_the_oldest(filled: SqliteStore) -> None:
 
 
 def test_keys_go_where_they_are_not_kept_for_ever(filled: SqliteStore) -> None:
-    """With or without their data, and the event is new then; a purge sees what its own unit of work has put."""
-    filled.write(putting(*[row(f"o{number}", at=NOON - 1) for number in range(3)]))
+    """With or without their data, and the event is new then; a purge sees what its own unit of work has put.
+
+    What is from the limit on stays, for it is still taken in and must be known again.
+    """
+    filled.write(putting(*[row(f"o{number}", at=NOON - 1) for number in range(3)], row("new")))
+    filled.write(putting(row("o0", agent_id=OTHER)))
 
     def put_and_purge(uow: UnitOfWork) -> tuple[int, KeptTelemetry | None]:
         uow.telemetry.put(row("late", at=NOON - 2))
@@ -112,5 +117,5 @@ def test_keys_go_where_they_are_not_kept_for_ever(filled: SqliteStore) -> None:
     second = filled.write(lambda uow: uow.telemetry.purge(NOON, 3))
 
     assert (first, second) == ((3, None), 1)
-    assert data_of(filled, "o0", "o1", "o2") == ["no key"] * 3
+    assert data_of(filled, "o0", "o1", "o2", "new") == [*["no key"] * 3, '{"port": 1}']
     assert filled.check_file() == []

@@ -177,10 +177,10 @@ def test_what_a_refused_unit_put_is_counted_nowhere(store: SqliteStore) -> None:
         uow.usage.put(usage_row(AGENTS[0].id, "lost"))
         assert uow.usage.sums(UsageFilter())[()].completed == 1
         uow.usage.put(usage_row(AGENTS[0].id, "lost too"))
-        raise KeyError
+        raise LookupError("refused")
 
     store.write(put_people)
-    with pytest.raises(KeyError):
+    with pytest.raises(LookupError, match="refused"):
         store.write(put_read_and_raise)
 
     assert store.read(lambda uow: uow.usage.sums(UsageFilter())) == {}

@@ -1,7 +1,7 @@
 """Usage for analytics: series, cells, histograms, errors and costs are what a walk through all records finds."""
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import partial
 from typing import get_args
@@ -13,19 +13,24 @@ from hypothesis import strategies as st
 from ironcage_core.domain.histograms import STEPS_PER_BAND, Measure, step_of
 from ironcage_core.domain.instants import MS_PER_DAY, MS_PER_HOUR
 from ironcage_core.domain.usage import UsageRecord, UsageSums, combined
+from ironcage_core.errors.tree import ConflictError
 from ironcage_core.ports.lists import UsageBucket, UsageDimension, UsageFilter
 from ironcage_core.ports.storage import UnitOfWork
 from ironcage_core.ports.totals import ErrorSums, UsageCell
 from ironcage_storage.sqlite.store import SqliteStore
 from tests.support.rows import usage_row
+from tests.support.stores import in_one_commit
 from tests.support.usage_story import (
     AGENTS,
     MIDNIGHT,
     Story,
+    agent_ids,
     at_length,
     dimensions,
+    hours,
     is_among,
     is_as_wide,
+    owner_ids,
     put_people,
     put_records,
     recounted,
@@ -38,6 +43,7 @@ from tests.support.world import NOON
 LENGTHS: dict[UsageBucket, int] = {"hour": MS_PER_HOUR, "day": MS_PER_DAY}
 buckets = st.sampled_from(("hour", "day"))
 measures = st.sampled_from(("cost", "duration"))
+filters_of_agents = st.builds(UsageFilter, agent_id=agent_ids, owner_id=owner_ids, since=hours, until=hours)
 
 
 @pytest.fixture(params=[1, 2, 3])
@@ -111,6 +117,20 @@ def test_cells_are_the_finest_sums_in_their_order(
 
 
 @at_length
+@given(which=filters_of_agents, by=st.sampled_from(((), ("agent_id",))))
+def test_sums_of_agents_alone_are_what_a_recount_gives(
+    store: SqliteStore, told: Story, which: UsageFilter, by: tuple[UsageDimension, ...]
+) -> None:
+    """One of each agent, however many days and hours they are made of."""
+    expected = recounted(meant(told, which), by)
+
+    sums = store.read(lambda uow: uow.usage.sums(which, by))
+
+    assert sums.keys() == expected.keys()
+    assert all(is_as_wide(sums[key], expected[key]) for key in expected)
+
+
+@at_length
 @given(which=usage_filters, by=st.lists(st.sampled_from(get_args(UsageDimension)), unique=True, min_size=1))
 def test_the_groups_are_those_that_have_a_call(
     store: SqliteStore, told: Story, which: UsageFilter, by: list[UsageDimension]
@@ -160,6 +180,20 @@ def test_a_band_without_calls_has_empty_steps(store: SqliteStore) -> None:
     assert store.read(lambda uow: uow.usage.bands(UsageFilter(), "cost")) == {}
 
 
+def test_a_corrected_cost_moves_to_its_step(store: SqliteStore) -> None:
+    """Also within its band, which has as many calls as before."""
+    record = usage_row(AGENTS[0].id, "call", cost_micros=100)
+    store.write(put_people)
+    for cost in (100, 110):
+        store.write(partial(put_records, [record._replace(cost_micros=cost)]))
+    band, place = divmod(step_of(110), STEPS_PER_BAND)
+
+    steps = store.read(lambda uow: uow.usage.steps(UsageFilter(), "cost", band))
+
+    assert band == step_of(100) // STEPS_PER_BAND
+    assert list(steps) == [int(each == place) for each in range(STEPS_PER_BAND)]
+
+
 @at_length
 @given(which=usage_filters)
 def test_errors_are_the_failed_calls_by_code_and_provider(store: SqliteStore, told: Story, which: UsageFilter) -> None:
@@ -173,6 +207,19 @@ def test_errors_are_the_failed_calls_by_code_and_provider(store: SqliteStore, to
 
     assert {key: sums.calls for key, sums in errors.items()} == {key: len(times) for key, times in failed.items()}
     assert all(errors[key].last_at >= max(times) for key, times in failed.items())
+
+
+def test_the_latest_error_is_that_of_the_latest_call(store: SqliteStore) -> None:
+    """Not of the one that was told of last."""
+    failed = usage_row(AGENTS[0].id, "later", outcome="failed", error_code="timeout", cost_micros=0)
+    store.write(put_people)
+    store.write(
+        partial(put_records, [failed._replace(occurred_at=NOON + 5), failed._replace(id="trace", call_key="call")])
+    )
+
+    errors = store.read(lambda uow: uow.usage.errors(UsageFilter()))
+
+    assert errors == {("timeout", "openai"): ErrorSums(2, NOON + 5)}
 
 
 @at_length
@@ -204,6 +251,29 @@ def test_costs_are_not_told_if_some_are_not_kept(
     costs = store.read(lambda uow: uow.usage.costs(which, 1000))
 
     assert costs == (sorted(values_of(completed, "cost")) if is_kept else None)
+
+
+def test_as_many_costs_as_asked_for_are_told(store: SqliteStore) -> None:
+    """From among ten times as many records; one more of either is too many."""
+    rows = [usage_row(AGENTS[0].id, f"call-{n}", cost_micros=n) for n in range(2)]
+    rows += [usage_row(AGENTS[0].id, f"failed-{n}", outcome="failed", cost_micros=0) for n in range(18)]
+    store.write(put_people)
+    store.write(partial(put_records, rows))
+
+    assert store.read(lambda uow: uow.usage.costs(UsageFilter(), 2)) == [0, 1]
+    assert store.read(lambda uow: uow.usage.costs(UsageFilter(), 1)) is None
+    store.write(partial(put_records, [usage_row(AGENTS[0].id, "more", outcome="failed", cost_micros=0)]))
+    assert store.read(lambda uow: uow.usage.costs(UsageFilter(), 2)) is None
+
+
+def test_other_calls_that_are_not_kept_are_not_in_the_way_of_costs(store: SqliteStore) -> None:
+    """However many there were: nobody reads them."""
+    old = [usage_row(AGENTS[0].id, f"old-{n}", model="m1", occurred_at=NOON - MS_PER_DAY) for n in range(30)]
+    store.write(put_people)
+    store.write(partial(put_records, [*old, usage_row(AGENTS[0].id, "new", model="m2", cost_micros=7)]))
+    store.write(lambda uow: uow.usage.advance_horizon("records", MIDNIGHT))
+
+    assert store.read(lambda uow: uow.usage.costs(UsageFilter(AGENTS[0].id, model="m2"), 2)) == [7]
 
 
 @at_length
@@ -241,6 +311,42 @@ def test_extremes_only_widen(store: SqliteStore, cost: int, is_at_once: bool) ->
 
     assert (sums.min_cost_micros, sums.max_cost_micros, sums.cost_micros) == (min(cost, 100), max(cost, 100), cost)
     assert failed == UsageSums(failed=1, unsplit_tokens=1, last_at=NOON)
+
+
+def test_a_unit_reads_what_it_has_put(store: SqliteStore) -> None:
+    """Before anything of it is stored for good, as often as it looks."""
+
+    def put_and_read(uow: UnitOfWork) -> list[int]:
+        seen = []
+        for call_key in ("first", "second"):
+            uow.usage.put(usage_row(AGENTS[0].id, call_key))
+            seen.append(sum(sums.completed for sums in uow.usage.sums(UsageFilter()).values()))
+        return seen
+
+    store.write(put_people)
+
+    assert store.write(put_and_read) == [1, 2]
+
+
+def test_units_that_share_a_commit_are_counted_once_each(store: SqliteStore) -> None:
+    """Those that are refused are not, and take none of the others along; nothing is left to be counted later."""
+
+    def putting(call_key: str, *, is_refused: bool = False) -> Callable[[UnitOfWork], None]:
+        def put(uow: UnitOfWork) -> None:
+            uow.usage.put(usage_row(AGENTS[0].id, call_key))
+            if is_refused:
+                raise ConflictError("no")
+
+        return put
+
+    store.write(put_people)
+    in_one_commit(store, putting("a"), putting("b"), putting("lost", is_refused=True), putting("c"))
+    together = store.read(lambda uow: uow.usage.sums(UsageFilter())[()])
+
+    store.write(putting("d"))
+
+    assert together.completed == 3
+    assert store.read(lambda uow: uow.usage.sums(UsageFilter())[()]).completed == 4
 
 
 def test_purged_hours_are_gone_of_every_kind(store: SqliteStore, told: Story) -> None:
@@ -281,3 +387,17 @@ def test_a_whole_day_stands_for_hours_of_an_agent_whose_records_are_gone(store: 
         for told_of in told.records
         if told_of.agent_id == AGENTS[0].id and MIDNIGHT <= told_of.occurred_at < MIDNIGHT + MS_PER_DAY
     )
+
+
+def test_hours_behind_the_horizon_of_the_records_are_told_exactly(store: SqliteStore, told: Story) -> None:
+    """From its very midnight on they are counted from the records, though a whole day stands for the hours before."""
+    horizon = MIDNIGHT + MS_PER_DAY
+    until = horizon + 13 * MS_PER_HOUR
+    store.write(lambda uow: uow.usage.advance_horizon("records", horizon))
+    shown = meant(told, UsageFilter(AGENTS[0].id, since=MIDNIGHT, until=until))
+    assert {record.occurred_at < horizon for record in shown} == {True, False}
+
+    part = UsageFilter(AGENTS[0].id, since=MIDNIGHT + MS_PER_HOUR, until=until)
+    bands = store.read(lambda uow: uow.usage.bands(part, "duration"))
+
+    assert bands == Counter(step_of(value) // STEPS_PER_BAND for value in values_of(shown, "duration"))

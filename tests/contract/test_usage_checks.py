@@ -139,9 +139,20 @@ def test_what_was_changed_behind_its_back_is_named(busy: World, statement: str, 
 
 def test_a_row_of_zeros_is_no_row(busy: World) -> None:
     """A record that moved from one cell to another leaves one behind."""
-    for name in ("usage_days", "usage_hours", "usage_wide_days", "usage_wide_hours"):
+    for name in SUMS:
         raw(busy.store, f"CREATE TEMP TABLE copy AS SELECT * FROM {name} LIMIT 1")
         raw(busy.store, "UPDATE copy SET bucket = 1, last_at = 0, " + ", ".join(f"{number} = 0" for number in NUMBERS))
+        raw(busy.store, f"INSERT INTO {name} SELECT * FROM copy")
+        raw(busy.store, "DROP TABLE copy")
+
+    assert busy.verify().differences == []
+
+
+def test_the_extremes_of_an_emptied_cell_are_nobodys(busy: World) -> None:
+    """It keeps when its last call was and what calls have cost; the tables that are sums of it need not."""
+    for name in ("usage_days", "usage_hours"):
+        raw(busy.store, f"CREATE TEMP TABLE copy AS SELECT * FROM {name} WHERE max_cost_micros > 0 LIMIT 1")
+        raw(busy.store, "UPDATE copy SET bucket = 1, " + ", ".join(f"{number} = 0" for number in NUMBERS))
         raw(busy.store, f"INSERT INTO {name} SELECT * FROM copy")
         raw(busy.store, "DROP TABLE copy")
 
@@ -157,3 +168,27 @@ def test_what_a_purge_took_away_is_no_difference(busy: World, hour_days: int, li
     assert busy.verify().differences == []
     raw(busy.store, "UPDATE usage_days SET cost_micros = 1 WHERE bucket = (SELECT min(bucket) FROM usage_days)")
     assert {each.number for each in busy.verify().differences} == {"cost_micros"}
+
+
+def test_calls_at_a_horizon_are_no_difference(busy: World) -> None:
+    """Those of the first instant that is kept stay in their hour and in their day, and are still counted again."""
+    agent = busy.agent(name="third")
+    lease_id = agent.handshake(10 * USD).lease.id
+    for days in (7, 2):
+        agent.report(lease_id, f"{days} back", USD, occurred_at=NOON // MS_PER_DAY * MS_PER_DAY - days * MS_PER_DAY)
+    busy.store.write(partial(purge_usage, record_days=7, hour_days=2, limit=100))
+
+    assert busy.verify().differences == []
+    for table in ("usage_wide_hours", "usage_hours"):
+        raw(busy.store, f"UPDATE {table} SET cost_micros = 1 WHERE bucket = (SELECT min(bucket) FROM {table})")
+        assert table in {each.subject.split()[0] for each in busy.verify().differences}
+
+
+def test_hours_that_outlive_their_records_are_held_against_each_other(busy: World) -> None:
+    """As their days are: the wide ones are sums of the fine ones, wherever those are kept."""
+    busy.store.write(partial(purge_usage, record_days=7, hour_days=30, limit=100))
+
+    raw(busy.store, "UPDATE usage_wide_hours SET cost_micros = 1 WHERE bucket = (SELECT min(bucket) FROM usage_hours)")
+
+    found = {(each.subject.split()[0], each.number) for each in busy.verify().differences}
+    assert found == {("usage_wide_hours", "cost_micros")}

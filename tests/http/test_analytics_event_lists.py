@@ -93,6 +93,9 @@ def test_pages_and_cursors_walk_through_the_calls_that_are_meant(
         assert body["pagination"]["total"] == len(expected)
 
     assert paged == followed == expected
+    if len(expected) > 1:  # what is left fills its page to the last row
+        last = calls.ask(PATH, user, filters, per_page=1, after=expected[-2], **time)
+        assert ([row["trace_id"] for row in last["data"]], last["pagination"]["next_after"]) == (expected[-1:], None)
     assert first["filters"] == {"agent_id": None, "provider_id": None, **calls.parameters(filters)}
 
 

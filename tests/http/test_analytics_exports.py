@@ -27,7 +27,7 @@ COLUMNS = {
     USAGE: [*CELL, "failed_requests", "input_tokens", "output_tokens", "total_tokens"],
     SPENDING: [*CELL, "spending", "currency"],
 }
-HOSTILE = ['=cmd|"/c calc"!A1', "+1", "-1", "@sum", 'a "quoted", name', "имя ✓", "'", " =not", "a,b", "plain"]
+HOSTILE = ['=cmd|"/c calc"!A1', "+1", "-1", "@sum", 'a "quoted", name', "имя ✓", "'", " =not", "a,b", "\rcr", "plain"]
 
 
 @pytest.fixture(scope="module")
@@ -94,6 +94,21 @@ def test_an_export_is_what_a_walk_through_the_calls_finds(
         assert table(answer) == [COLUMNS[path], *([_text(value) for value in row.values()] for row in expected)]
 
 
+@pytest.mark.parametrize("path", PATHS)
+def test_days_that_a_range_cuts_stand_in_their_place(calls: Metered, path: str) -> None:
+    """Before and behind the whole days between them."""
+    time = {
+        "start_date": format_instant((calls.now // MS_PER_DAY - 8) * MS_PER_DAY + 5 * MS_PER_HOUR),
+        "end_date": format_instant((calls.now // MS_PER_DAY - 1) * MS_PER_DAY + 19 * MS_PER_HOUR),
+    }
+
+    body = calls.ask(path, "admin", {}, **time)
+
+    expected = recounted(calls, calls.found("admin", {}, body["range"]), path, "day")
+    assert len({row["bucket_start"] for row in expected}) > 2
+    assert body["data"] == expected
+
+
 def _text(value: object) -> str:
     if isinstance(value, Decimal):
         return f"{value.normalize():f}"
@@ -148,7 +163,7 @@ def test_hostile_names_run_in_no_spreadsheet(fresh: Stage) -> None:
 
     names, *rows = table(answer)
     assert names == COLUMNS[USAGE]
-    marked = {name: f"'{name}" if name[0] in "=+-@" else name for name in HOSTILE}
+    marked = {name: f"'{name}" if name[0] in "=+-@\r" else name for name in HOSTILE}
     assert sorted(row[6] for row in rows) == sorted(marked.values())
     assert sorted(row[5] for row in rows) == sorted(marked.values())
     assert {row[2] for row in rows} == {'\'=two\nlines\rof "words"'}
@@ -202,10 +217,10 @@ def test_too_many_rows_are_refused_before_the_first(calls: Metered, monkeypatch:
 
 @pytest.mark.parametrize("written", ["csv", "json"])
 def test_a_long_export_is_sent_in_pieces(fresh: Stage, written: str) -> None:
-    """Which make up one whole."""
+    """Which make up one whole, whatever is left for the last one."""
     agent = fresh.agent()
     calls = Metered(fresh, {"ann 1": agent})
-    models = [f"m{number:04}" for number in range(2 * ROWS_AT_ONCE)]
+    models = [f"m{number:04}" for number in range(2 * ROWS_AT_ONCE + 1)]
     for start in range(0, len(models), ROWS_AT_ONCE):
         for model in models[start : start + ROWS_AT_ONCE]:
             calls.put("ann 1", model=model)
@@ -264,11 +279,12 @@ def test_hours_that_are_gone_are_too_old(fresh: Stage) -> None:
     calls.put("ann 1", occurred_at=day - 9 * MS_PER_DAY)
     fresh.store.write(lambda uow: uow.usage.advance_horizon("hours", day - 5 * MS_PER_DAY))
 
+    oldest, older = (f"bucket=hour&start_date={format_instant(day - 5 * MS_PER_DAY - ms)}" for ms in (0, 1))
     answers = [
         fresh.get(f"{USAGE}?{query}", user="ann")
-        for query in ("bucket=hour", "bucket=hour&period=last-7-days", "bucket=hour&period=today", "")
+        for query in (older, "bucket=hour", "bucket=hour&period=last-7-days", oldest, "bucket=hour&period=today", "")
     ]
 
-    assert [answer.status for answer in answers] == [400, 400, 200, 200]
-    assert {answer.code for answer in answers[:2]} == {"RANGE_TOO_OLD"}
-    assert len(answers[3].body["data"]) == 1
+    assert [answer.status for answer in answers] == [400, 400, 400, 200, 200, 200]
+    assert {answer.code for answer in answers[:3]} == {"RANGE_TOO_OLD"}
+    assert len(answers[5].body["data"]) == 1

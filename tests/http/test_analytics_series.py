@@ -208,6 +208,34 @@ def test_a_time_that_ends_before_the_first_call_has_no_buckets(calls: Metered, b
     assert body["data"] == []
 
 
+@pytest.mark.parametrize("bucket", ["hour", "day", "week", "month", "year"])
+def test_a_time_that_ends_as_the_first_day_begins_has_no_buckets(fresh: Stage, bucket: str) -> None:
+    """Its end is not of it any more."""
+    calls = Metered(fresh, {"ann 1": fresh.agent()})
+    day = (calls.now // MS_PER_DAY - 3) * MS_PER_DAY
+    calls.put("ann 1", occurred_at=day)
+
+    body = calls.ask(PATH, "ann", {}, bucket=bucket, end_date=format_instant(day))
+
+    assert (body["range"]["start"], body["data"]) == (None, [])
+
+
+@pytest.mark.parametrize("bucket", ["hour", "day"])
+def test_a_bucket_runs_until_the_next_one_starts(fresh: Stage, bucket: str) -> None:
+    """At that very instant it is over."""
+    midnight = (fresh.clock.now() // MS_PER_DAY + 1) * MS_PER_DAY
+    time = {"start_date": format_instant(midnight - MS_PER_DAY), "end_date": format_instant(midnight)}
+    calls = Metered(fresh, {})
+
+    last = []
+    for now in (midnight - 1, midnight):
+        fresh.clock.instant = now
+        last.append(calls.ask(PATH, "admin", {}, bucket=bucket, **time)["data"][-1])
+
+    assert [row["bucket_end"] for row in last] == [format_instant(midnight)] * 2
+    assert [row["partial"] for row in last] == [True, False]
+
+
 def test_calls_ahead_of_the_clock_are_in_a_bucket(fresh: Stage) -> None:
     """A runtime's clock may be a little ahead, even over midnight."""
     calls = Metered(fresh, {"ann 1": fresh.agent()})

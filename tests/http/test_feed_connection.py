@@ -2,19 +2,25 @@
 
 import asyncio
 import json
+from collections.abc import Awaitable, Callable
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from uvicorn import Config
+from uvicorn.server import ServerState
+from websockets.client import ClientProtocol
 from websockets.frames import Frame, Opcode
+from websockets.protocol import State
+from websockets.uri import parse_uri
 
 from ironcage_core.domain.events import FeedEvent
 from ironcage_core.domain.feed_audience import Audience
 from ironcage_http.feed_auth import Subscriber
-from ironcage_http.feed_connection import Connection, Rows
+from ironcage_http.feed_connection import MAX_QUEUED, MAX_QUEUED_BYTES, Connection, Rows
 from ironcage_http.feed_messages import Pong, Told, Who, told
 from ironcage_http.protocols import Link as RealLink
-from ironcage_http.protocols import text_frame
+from ironcage_http.protocols import PingingWebSocket, text_frame
 from tests.support.sockets import texts_of
 from tests.support.world import NOON
 
@@ -75,6 +81,13 @@ def row(number: int) -> FeedEvent:
     return FeedEvent(number, f"evt_{number:032x}", NOON, "AGENT_EVENT", None, "router_started", None, {"port": number})
 
 
+def listener(log: Log, send: Callable[[Any], Awaitable[None]], link: Link | None = None) -> Connection:
+    """Return the connection of somebody who sees everything."""
+    connection = Connection("c", log, send, link, 0.0)
+    connection.subscriber = Subscriber(Who("user", "user_1", "admin"), Audience("all"), None, lambda _: None)  # type: ignore[arg-type,return-value]
+    return connection
+
+
 async def ports_of(log: Log, *, has_link: bool, count: int, since: int = 0, again: int | None = None) -> list[int]:
     """Return what a connection sends that follows from an event on, and once more from another if one is given."""
     sent: list[Any] = []
@@ -82,8 +95,7 @@ async def ports_of(log: Log, *, has_link: bool, count: int, since: int = 0, agai
     async def send(message: Any) -> None:  # noqa: ANN401 - an ASGI message
         sent.append(message)
 
-    connection = log.connection = Connection("c", log, send, Link(sent) if has_link else None, 0.0)
-    connection.subscriber = Subscriber(Who("user", "user_1", "admin"), Audience("all"), None, lambda _: None)  # type: ignore[arg-type,return-value]
+    connection = log.connection = listener(log, send, Link(sent) if has_link else None)
     connection.follow(since)
     if again is not None:
         connection.is_live = True
@@ -134,6 +146,79 @@ async def test_what_waits_when_a_client_resumes_comes_from_the_log_alone(has_lin
     assert await ports_of(Log(), has_link=has_link, count=2, again=0) == [1, 2, 3]
 
 
+async def test_a_client_that_resumes_while_it_catches_up_starts_there_again() -> None:
+    """What was read for the place it had asked for before is not sent any more."""
+    log, sent = Log(), list[Any]()
+    log.position = log.last = 5
+
+    async def send(message: Any) -> None:  # noqa: ANN401 - an ASGI message
+        sent.append(message)
+        if len(sent) == 2:
+            connection.follow(0)
+
+    connection = listener(log, send)
+    connection.follow(0)
+    sending = asyncio.create_task(connection.send_all())
+    await asyncio.sleep(0.01)
+    connection.end(1000, "")
+    await sending
+
+    assert [json.loads(each["text"])["data"]["port"] for each in sent[:-1]] == [1, 2, 1, 2, 3, 4, 5]
+
+
+async def test_a_thousand_messages_may_wait_and_not_one_more() -> None:
+    """Then the client is too slow."""
+    connection = listener(Log(), _take)
+    connection.join(0)
+    for number in range(1, MAX_QUEUED + 1):
+        connection.offer(told(row(number)), None)
+    assert MAX_QUEUED == 1000
+    assert connection.ending is None
+    connection.offer(told(row(MAX_QUEUED + 1)), None)
+
+    assert connection.ending is not None
+    assert connection.ending[0] == 4409
+
+
+async def test_so_many_bytes_may_wait_and_not_one_more(monkeypatch: pytest.MonkeyPatch) -> None:
+    """However few messages they are; what was sent waits no longer."""
+    size = len(told(row(1)).full)
+    assert MAX_QUEUED_BYTES == 1 << 20
+    monkeypatch.setattr("ironcage_http.feed_connection.MAX_QUEUED_BYTES", 2 * size + 1)
+    connection = listener(Log(), _take)
+    connection.join(0)
+    sending = asyncio.create_task(connection.send_all())
+    for _ in range(5):
+        for number in (1, 2):
+            connection.offer(told(row(number)), None)
+        await asyncio.sleep(0.001)
+    assert connection.ending is None
+    for number in (1, 2, 3):
+        connection.offer(told(row(number)), None)
+    connection.end(1000, "")
+    await sending
+
+    assert connection.ending is not None
+    assert connection.ending[0] == 4409
+
+
+async def test_a_client_that_has_gone_while_it_was_sent_to_is_no_fault() -> None:
+    """The server says so by an error of the system."""
+
+    async def send(_: Any) -> None:  # noqa: ANN401 - an ASGI message
+        raise ConnectionResetError
+
+    connection = listener(Log(), send)
+    connection.tell(Pong(timestamp="now"))
+    await asyncio.wait_for(connection.send_all(), 5)
+
+    assert connection.ending is None
+
+
+async def _take(_: Any) -> None:  # noqa: ANN401 - an ASGI message
+    """Take a message."""
+
+
 async def told_in_order(*, waits: bool) -> list[str | int]:
     """Return the order in which an answer and two events go out that come after it, all of them before it is sent."""
     sent: list[Any] = []
@@ -143,8 +228,7 @@ async def told_in_order(*, waits: bool) -> list[str | int]:
         await may_send.wait()
         sent.append(message)
 
-    connection = Connection("c", Log(), send, Link(sent), 0.0)
-    connection.subscriber = Subscriber(Who("user", "user_1", "admin"), Audience("all"), None, lambda _: None)  # type: ignore[arg-type,return-value]
+    connection = listener(Log(), send, Link(sent))
     connection.join(0)
     connection.tell(Pong(timestamp="now", id="first"))
     sending = asyncio.create_task(connection.send_all())
@@ -195,3 +279,45 @@ def test_a_socket_is_written_to_while_it_is_open_and_taken_from(
     )
 
     assert RealLink(protocol).can_write is can_write
+
+
+async def test_whatever_comes_from_a_client_is_a_sign_of_life() -> None:
+    """A pong as well, of which no app is told."""
+    protocol, seconds, _ = opened_socket()
+    client = ClientProtocol(parse_uri("ws://test/"), state=State.OPEN)
+    client.send_pong(b"ironcage")
+    seconds[0] = 5.0
+    protocol.data_received(b"".join(client.data_to_send()))
+
+    assert protocol._link.heard_at == 5.0
+
+
+async def test_a_ping_goes_out_at_once() -> None:
+    """Unless the connection is ending."""
+    protocol, _, written = opened_socket()
+    protocol._link.ping()
+    assert written == [Frame(Opcode.PING, b"ironcage").serialize(mask=False)]
+    protocol.close_sent = True
+    protocol._link.ping()
+
+    assert len(written) == 1
+
+
+def opened_socket() -> tuple[PingingWebSocket, list[float], list[bytes]]:
+    """Return the server's side of a socket after its handshake, the time of its loop, and what it writes."""
+    seconds, written = [0.0], list[bytes]()
+    loop: Any = SimpleNamespace(time=lambda: seconds[0])
+    protocol = PingingWebSocket(Config(_no_app, log_config=None, ws_ping_interval=None), ServerState(), {}, loop)
+    transport: Any = SimpleNamespace(
+        get_write_buffer_size=lambda: 0, is_closing=lambda: False, write=written.append, get_extra_info=lambda _: None
+    )
+    protocol.connection_made(transport)
+    protocol.conn.state = State.OPEN
+    protocol.conn.parser = protocol.conn.parse()
+    next(protocol.conn.parser)
+    protocol.handshake_complete = True
+    return protocol, seconds, written
+
+
+async def _no_app(_scope: object, _receive: object, _send: object) -> None:
+    raise NotImplementedError

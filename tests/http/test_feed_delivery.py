@@ -9,7 +9,10 @@ from pathlib import Path
 import pytest
 
 from ironcage_core.domain.ids import MASTER_PROJECT, ORPHANED_PROJECT
+from ironcage_core.errors.tree import UnavailableError
 from ironcage_core.ports.storage import UnitOfWork
+from ironcage_http.feed_connection import MAX_QUEUED, Rows
+from ironcage_http.feed_hub import MAX_REPLAYS
 from ironcage_http.feed_messages import told
 from ironcage_storage.sqlite.store import SqliteStore
 from tests.support.sockets import Client, Feed, feeding, ids_in_feed
@@ -176,6 +179,32 @@ async def test_what_is_passed_on_while_somebody_is_let_in_is_told_to_him(
     assert tools(early) == ["before", "t0", "t1", "t2", "after"]
 
 
+async def test_what_is_yet_to_be_passed_on_is_not_told_to_who_knows_it(
+    feed: Feed, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Who comes in may be ahead of what all others were told so far."""
+    agent_id, _ = feed.agent()
+    early, late = await feed.listening(feed.session("ann")), await feed.listening(feed.session("ann"))
+    read, may_read = feed.hub._read, asyncio.Event()
+
+    async def held(seq: int) -> Rows:
+        await may_read.wait()
+        return await read(seq)
+
+    monkeypatch.setattr(feed.hub, "_read", held)
+    feed.publish(agent_id, tool="before")
+    newest = feed.store.read(lambda uow: uow.feed.newest())
+    assert newest is not None
+    feed.hub.start(feed.hub.registry.connections[late.messages[0]["connection_id"]], newest[0], None)
+    feed.publish(agent_id, tool="after")
+    may_read.set()
+    await early.until(lambda: "after" in tools(early))
+    await late.until(lambda: "after" in tools(late))
+
+    assert tools(early) == ["before", "after"]
+    assert tools(late) == ["after"]
+
+
 async def test_an_empty_log_has_no_newest_event(feed: Feed) -> None:
     """Then there is nothing to resume from."""
     client = await feed.listening(feed.session("ann"))
@@ -260,6 +289,81 @@ async def test_a_resume_over_many_events_is_in_order(feed: Feed) -> None:
     await client.until(lambda: len(client.events) >= 1250)
 
     assert tools(client) == [f"t{number}" for number in range(950)] + [f"t{number}" for number in range(300)]
+
+
+async def test_what_comes_while_a_client_catches_up_does_not_make_it_too_slow(feed: Feed) -> None:
+    """It waits in the log, however much it is: the queue is for those who are live."""
+    agent_id, _ = feed.agent()
+    start = ids_in_feed(feed.store)[-1]
+    feed.publish_many(agent_id, 500)
+    client = await feed.connect(feed.session("ann"), query=f"last_event_id={start}")
+    await client.until(lambda: bool(client.events))
+    client.stall()
+    feed.publish_many(agent_id, MAX_QUEUED + 100)
+    await feed.settled()
+    client.read_on()
+    await client.until(lambda: len(client.events) == 500 + MAX_QUEUED + 100 or client.close_code is not None)
+
+    assert client.close_code is None
+
+
+async def test_no_connection_costs_a_query(feed: Feed, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is published is read once, however many listen."""
+    agent_id, _ = feed.agent()
+    clients = [await feed.listening(feed.session("admin")) for _ in range(10)]
+    read, reads = feed.hub._read, list[int]()
+
+    async def counted(seq: int) -> Rows:
+        rows = await read(seq)
+        reads.extend([seq] if rows else [])
+        return rows
+
+    monkeypatch.setattr(feed.hub, "_read", counted)
+    feed.publish_many(agent_id, 3)
+    for client in clients:
+        await client.until(lambda client=client: len(client.events) == 3)  # type: ignore[misc]
+
+    assert len(reads) == 1
+
+
+async def test_few_may_read_the_log_at_a_time(feed: Feed, monkeypatch: pytest.MonkeyPatch) -> None:
+    """So that those who are live do not wait for many that come back at once."""
+    reading, most = 0, 0
+
+    async def slow(_: int) -> Rows:
+        nonlocal reading, most
+        reading += 1
+        most = max(most, reading)
+        await asyncio.sleep(0.005)
+        reading -= 1
+        return []
+
+    monkeypatch.setattr(feed.hub, "_read", slow)
+    await asyncio.gather(*(feed.hub.tail(0) for _ in range(3 * MAX_REPLAYS)))
+
+    assert most == MAX_REPLAYS
+
+
+@pytest.mark.parametrize("fault", [UnavailableError("busy"), RuntimeError("broken")])
+async def test_a_round_that_failed_is_tried_again(
+    feed: Feed, monkeypatch: pytest.MonkeyPatch, fault: Exception
+) -> None:
+    """Nothing of it is lost."""
+    agent_id, _ = feed.agent()
+    client = await feed.listening(feed.session("ann"))
+    read, faults = feed.hub._read, [fault]
+
+    async def failing(seq: int) -> Rows:
+        if faults:
+            raise faults.pop()
+        return await read(seq)
+
+    monkeypatch.setattr(feed.hub, "_read", failing)
+    feed.publish(agent_id, tool="told")
+    await client.until(lambda: bool(client.events))
+
+    assert faults == []
+    assert tools(client) == ["told"]
 
 
 async def test_a_resume_in_the_middle_starts_there_again(feed: Feed) -> None:

@@ -1,15 +1,20 @@
 """The live feed's dialogue: what a client says, what the clock does, and how a connection ends."""
 
 from collections.abc import Callable
+from dataclasses import replace
 from functools import partial
 
 import pytest
 
+from ironcage_core.domain.access import Principal
 from ironcage_core.domain.sessions import DEFAULT_SESSION_POLICY, access_claims, revoked, rotated
+from ironcage_core.errors.access import InvalidTokenError
+from ironcage_core.errors.faults import StorageError
+from ironcage_core.errors.tree import IroncageError, UnavailableError
 from ironcage_core.ports.storage import UnitOfWork
 from ironcage_core.services.ic_tokens import regenerate_ic_token
 from ironcage_storage.sealed.tokens import IcTokenSigner
-from tests.support.sockets import Client, Feed
+from tests.support.sockets import Client, Feed, ids_in_feed
 from tests.support.web import alter
 from tests.support.world import ADMIN
 
@@ -74,7 +79,9 @@ async def test_a_filter_widens_nothing(feed: Feed) -> None:
         "rubbish", "[]", "5", "null", '{"type":"PING",}', {"type": "DANCE"}, {"type": None}, {"type": 5}, {},
         {"type": "SUBSCRIBE", "filters": 5}, {"type": "SUBSCRIBE", "filters": {"types": ["X"]}},
         {"type": "PING", "id": {}}, {"type": "PING", "id": True}, {"type": "RESUME"},
-        {"type": "RESUME", "last_event_id": 5}, {"type": "RESUME", "last_event_id": ""}, "[" * 5000, '"\\ud800"',
+        {"type": "RESUME", "last_event_id": 5}, {"type": "RESUME", "last_event_id": ""},
+        {"type": "RESUME", "last_event_id": "x" * 101}, {"type": "AUTH", "token": "x", "last_event_id": "x" * 101},
+        "[" * 5000, '"\\ud800"',
     ],
 )  # fmt: skip
 async def test_what_cannot_be_understood_is_told(feed: Feed, message: object) -> None:
@@ -247,6 +254,42 @@ async def test_events_go_on_over_a_new_auth(feed: Feed) -> None:
     assert [each["data"]["tool"] for each in client.events] == [f"t{number}" for number in range(20)]
 
 
+async def test_a_filter_stays_over_a_new_auth_that_brings_none(feed: Feed) -> None:
+    """And is replaced by one that does."""
+    agent_id, _ = feed.agent()
+    token = feed.session("ann")
+    client = await feed.listening(token)
+    client.say({"type": "SUBSCRIBE", "filters": {"events": ["router_started"]}})
+    client.say({"type": "AUTH", "token": token})
+    assert (await client.next("WELCOME", count=2))["filters"] == {"events": ["router_started"]}
+    feed.publish(agent_id, "tool_invocation")
+    feed.publish(agent_id, "router_started", port=1)
+    await client.until(lambda: bool(client.events))
+    client.say({"type": "AUTH", "token": token, "filters": {"events": ["tool_invocation"]}})
+    assert (await client.next("WELCOME", count=3))["filters"] == {"events": ["tool_invocation"]}
+    feed.publish(agent_id, "router_started", port=1)
+    feed.publish(agent_id, "tool_invocation")
+    await client.until(lambda: len(client.events) == 2)
+
+    assert client.names == ["router_started", "tool_invocation"]
+
+
+async def test_a_new_auth_may_name_a_place(feed: Feed) -> None:
+    """Everything later comes again, then what is new."""
+    agent_id, _ = feed.agent()
+    token = feed.session("ann")
+    client = await feed.listening(token)
+    feed.publish_many(agent_id, 4)
+    await client.until(lambda: len(client.events) == 4)
+    client.say({"type": "AUTH", "token": token, "last_event_id": client.events[1]["event_id"]})
+    await client.until(lambda: len(client.events) == 6)
+    feed.publish(agent_id, tool="new")
+    await client.until(lambda: len(client.events) == 7)
+
+    assert client.of("WELCOME")[1]["resumed"] is True
+    assert [each["data"]["tool"] for each in client.events] == ["t0", "t1", "t2", "t3", "t2", "t3", "new"]
+
+
 async def test_the_token_of_somebody_else_ends_the_connection(feed: Feed) -> None:
     """A good one is 4403, a bad one 4401."""
     for token, code in ((feed.session("vera"), 4403), ("rubbish", 4401)):
@@ -321,9 +364,53 @@ async def test_the_end_of_an_api_token_ends_its_connection(feed: Feed, column: s
     assert await client.closed() == (4403 if column == "scopes" else 4401)
 
 
+async def test_a_password_that_must_be_changed_ends_the_connection(feed: Feed) -> None:
+    """Its session holds, but for nothing else any more."""
+    client = await feed.listening(feed.session("ann"))
+    alter(feed.store, "ann", force_password_change=1)
+    await feed.hub.check_credentials()
+
+    assert await client.closed() == 4403
+
+
+async def test_what_was_found_of_an_old_token_does_not_end_the_connection_of_a_fresh_one(feed: Feed) -> None:
+    """Which came while it was looked at."""
+    client = await feed.listening(feed.session("ann"))
+    (connection,) = feed.hub.registry.connections.values()
+    fresh = connection.subscriber
+    assert fresh is not None
+
+    def replaced(_: UnitOfWork) -> Principal:
+        connection.subscriber = fresh
+        raise InvalidTokenError
+
+    connection.subscriber = replace(fresh, prove=replaced)
+    await feed.hub.check_credentials()
+    client.say({"type": "PING"})
+
+    await client.next("PONG")
+    assert client.close_code is None
+
+
 async def test_an_api_token_ends_at_its_time(feed: Feed) -> None:
     """By the clock, with a warning before."""
     client = await feed.listening(feed.api_token(expires_at=feed.clock.now() + 90_000))
+    await stay(feed, client, 35)
+    assert (await client.next("AUTH_EXPIRING"))["expires_in"] == 55
+    await stay(feed, client, 55)
+
+    assert await client.closed() == 4401
+
+
+async def test_an_ic_token_ends_at_its_time(feed: Feed) -> None:
+    """By the clock, with a warning before."""
+    agent_id, _ = feed.agent()
+    signer = IcTokenSigner(feed.wiring.settings.ic_token_secret)
+    end = feed.clock.now() + 90_000
+    issued = feed.store.write(
+        partial(regenerate_ic_token, agent_id=agent_id, expires_at=end, actor=ADMIN, signer=signer)
+    )
+    client = await feed.listening(issued.value)
     await stay(feed, client, 35)
     assert (await client.next("AUTH_EXPIRING"))["expires_in"] == 55
     await stay(feed, client, 55)
@@ -385,6 +472,49 @@ async def test_a_fault_of_ours_is_1011(feed: Feed, monkeypatch: pytest.MonkeyPat
 
     assert await client.closed() == 1011
     assert "secret" not in str(client.messages)
+
+
+@pytest.mark.parametrize("fault", [StorageError("a secret detail"), UnavailableError("a secret detail")])
+async def test_a_fault_of_ours_at_a_first_message_is_1011(
+    feed: Feed, monkeypatch: pytest.MonkeyPatch, fault: IroncageError
+) -> None:
+    """The credential may be good: a client that is told otherwise would not come back with it."""
+
+    def broken(*_: object, **__: object) -> None:
+        raise fault
+
+    monkeypatch.setattr("ironcage_http.feed_sockets._entry", broken)
+    client = await feed.connect()
+    client.say({"type": "AUTH", "token": feed.session("ann")})
+
+    assert await client.closed() == 1011
+    assert [each["code"] for each in client.of("ERROR")] == ["INTERNAL_ERROR"]
+    assert "secret" not in str(client.messages)
+
+
+async def test_a_log_that_cannot_be_read_is_1011(feed: Feed, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whoever is catching up with it would miss something, and comes again."""
+    agent_id, _ = feed.agent()
+    start = ids_in_feed(feed.store)[-1]
+    feed.publish(agent_id)
+
+    async def broken(_: int) -> None:
+        raise StorageError("a secret detail")
+
+    monkeypatch.setattr(feed.hub, "tail", broken)
+    client = await feed.connect(feed.session("ann"), query=f"last_event_id={start}")
+
+    assert await client.closed() == 1011
+    assert feed.hub.registry.connections == {}
+
+
+async def test_only_clients_that_are_too_slow_are_counted_as_slow(feed: Feed) -> None:
+    """No other end is one of those."""
+    client = await feed.listening(feed.session("ann"))
+    client.say_bytes(b"")
+    await client.closed()
+
+    assert "ironcage_feed_slow_consumers_total 0.0" in feed.wiring.metrics.exposition().decode()
 
 
 async def test_metrics_tell_of_sockets(feed: Feed) -> None:

@@ -5,7 +5,7 @@ import pytest
 from ironcage_core.domain.ids import MASTER_PROJECT
 from ironcage_http.feed_registry import MAX_CONNECTIONS, MAX_OF_ONE, MAX_UNPROVEN
 from ironcage_storage.sqlite.store import SqliteStore
-from tests.support.sockets import Client, Feed
+from tests.support.sockets import Client, Feed, ids_in_feed
 from tests.support.web import alter, serving
 
 pytestmark = pytest.mark.anyio
@@ -115,6 +115,17 @@ async def test_the_first_carrier_decides_who_listens(feed: Feed) -> None:
     assert client.messages[0]["principal"]["id"] == agent_id
 
 
+async def test_what_is_no_bearer_is_not_a_credential(feed: Feed) -> None:
+    """Another scheme names nobody, and hides nobody."""
+    basic = {"authorization": "Basic YTpi"}
+    client = await feed.connect(headers=basic | {"x-api-token": feed.api_token()})
+    silent = await feed.connect(headers=basic)
+
+    assert (await client.next("WELCOME"))["principal"]["kind"] == "api_token"
+    assert silent.status == 101
+    assert silent.messages == []
+
+
 async def test_a_bad_query_is_400(feed: Feed) -> None:
     """A parameter that is empty or there twice."""
     session = feed.session("ann")
@@ -130,6 +141,31 @@ async def test_the_token_of_a_query_is_gone_before_the_server_logs_it(feed: Feed
 
     assert client.status == 101
     assert client.scope["query_string"] == b""
+
+
+async def test_a_credential_in_a_header_comes_before_one_that_browsers_send(feed: Feed) -> None:
+    """Of any kind: the subprotocol and the query are for whoever can send no header."""
+    session = feed.session("vera")
+    token = feed.api_token()
+    browser = {"protocols": ["ironcage.v1", f"bearer.{session}"]}, {"query": f"token={session}"}
+
+    for sent in browser:
+        client = await feed.connect(headers={"x-api-token": token}, **sent)
+        assert (await client.next("WELCOME"))["principal"]["kind"] == "api_token"
+
+
+async def test_the_token_of_a_query_is_gone_when_the_handshake_is_refused(feed: Feed) -> None:
+    """For servers write that into their logs as well."""
+    session = feed.session("ann")
+    for query, headers in (
+        (f"token={session}", {"origin": "https://evil.test"}),
+        (f"token={feed.api_token()}", {}),
+        (f"token={session}&token={session}", {}),
+    ):
+        client = await feed.connect(query=query, headers=headers)
+
+        assert client.status in {400, 401, 403}
+        assert client.scope["query_string"] == b""
 
 
 async def test_who_may_not_listen_is_403_and_remembered(feed: Feed) -> None:
@@ -158,6 +194,7 @@ async def test_foreign_origins_are_refused(feed: Feed) -> None:
         client = await feed.connect(feed.session("ann"), headers={"origin": origin})
 
         assert (client.status, client.body["code"]) == (403, "FORBIDDEN"), origin
+    assert (await feed.connect("rubbish", headers={"origin": "https://evil.test"})).status == 403
     for origin, host in (
         ("http://localhost:5173", "test"),
         ("https://test", "test"),
@@ -187,6 +224,28 @@ async def test_nobody_may_have_more_than_ten(feed: Feed) -> None:
     assert int(refused.headers["retry-after"]) >= 1
     assert (await feed.connect(feed.session("vera"))).status == 101
     await clients[0].leave()
+    assert (await feed.connect(session)).status == 101
+
+
+async def test_the_tokens_of_a_user_have_places_of_their_own(feed: Feed) -> None:
+    """Each of them listens under its own id, and so does his agent."""
+    session = feed.session("ann")
+    for _ in range(MAX_OF_ONE):
+        await feed.listening(session)
+
+    for token in (feed.api_token(), feed.api_token(), feed.agent()[1]):
+        assert (await feed.connect(token)).status == 101
+
+
+async def test_who_says_again_who_he_is_takes_no_second_place(feed: Feed) -> None:
+    """The last of ten connections may be extended as the others."""
+    session = feed.session("ann")
+    clients = [await feed.listening(session) for _ in range(MAX_OF_ONE)]
+    clients[-1].say({"type": "AUTH", "token": session})
+
+    await clients[-1].next("WELCOME", count=2)
+    assert (await feed.connect(session)).status == 429
+    await clients[-1].leave()
     assert (await feed.connect(session)).status == 101
 
 
@@ -222,6 +281,21 @@ async def test_those_who_do_not_say_who_they_are_are_bounded(feed: Feed, monkeyp
 
     assert (await feed.connect()).status == 429
     assert (await feed.connect(feed.session("ann"))).status == 101
+
+
+async def test_who_has_said_who_he_is_leaves_the_place_of_those_who_have_not(
+    feed: Feed, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """At the handshake or after it."""
+    monkeypatch.setattr("ironcage_http.feed_registry.MAX_UNPROVEN", 1)
+    session = feed.session("ann")
+    await feed.listening(session)
+    client = await feed.connect()
+    assert (await feed.connect()).status == 429
+    client.say({"type": "AUTH", "token": session})
+    await client.next("WELCOME")
+
+    assert (await feed.connect()).status == 101
 
 
 async def test_a_server_that_cannot_answer_over_http_closes(feed: Feed) -> None:
@@ -296,6 +370,51 @@ async def test_a_first_message_of_somebody_who_may_not_is_4403(feed: Feed) -> No
 
     assert await client.closed() == 4403
     assert client.of("ERROR")[0]["code"] == "INSUFFICIENT_SCOPE"
+
+
+async def test_a_refusal_of_a_first_message_is_remembered(feed: Feed) -> None:
+    """As that of a request is."""
+    client = await feed.connect()
+    client.say(feed.api_token(scopes="usage:read"))
+    await client.closed()
+
+    denied = feed.store.read(lambda uow: [row.operation for row in uow.audit.rows() if row.outcome == "denied"])
+    assert denied == ["AUTHZ_DENIED"]
+
+
+async def test_a_first_message_of_two_credentials_is_4401(feed: Feed) -> None:
+    """Nobody could say which was meant, good as they are."""
+    client = await feed.connect()
+    client.say({"type": "AUTH", "token": feed.session("ann"), "ic_token": feed.agent()[1]})
+
+    assert await client.closed() == 4401
+    assert [each.get("code") for each in client.messages] == ["AMBIGUOUS_CREDENTIALS"]
+
+
+async def test_a_first_message_may_follow_a_place_in_the_query(feed: Feed) -> None:
+    """It is gone on from once: a later AUTH sends nothing again."""
+    agent_id, _ = feed.agent()
+    session, start = feed.session("ann"), ids_in_feed(feed.store)[-1]
+    feed.publish(agent_id, "router_started", port=1)
+    client = await feed.connect(query=f"last_event_id={start}")
+    client.say({"type": "AUTH", "token": session})
+    await client.until(lambda: client.names == ["router_started"])
+    client.say({"type": "AUTH", "token": session})
+    await client.next("WELCOME", count=2)
+    feed.publish(agent_id, "tool_invocation")
+    await client.until(lambda: "tool_invocation" in client.names)
+
+    assert [each["resumed"] for each in client.of("WELCOME")] == [True, False]
+    assert client.names == ["router_started", "tool_invocation"]
+
+
+async def test_an_unknown_place_in_the_query_needs_a_resync_after_a_first_message(feed: Feed) -> None:
+    """As it does where the handshake says who it is."""
+    client = await feed.connect(query="last_event_id=rubbish")
+    client.say({"type": "AUTH", "token": feed.session("ann")})
+
+    assert (await client.next("RESYNC_REQUIRED"))["last_event_id"] == "rubbish"
+    assert client.messages[0]["resumed"] is False
 
 
 async def test_a_first_message_may_bring_filters_and_a_place(feed: Feed) -> None:

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from functools import partial
+from pathlib import Path
 from typing import Any, NamedTuple, cast
 
 import pytest
@@ -10,6 +11,8 @@ from ironcage_core.domain.access import Principal, principal_of
 from ironcage_core.domain.agents import Agent, RuntimeEvent
 from ironcage_core.domain.audit import Actor
 from ironcage_core.domain.events import FeedEvent
+from ironcage_core.domain.feed_audience import Belonging
+from ironcage_core.domain.ids import ORPHANED_PROJECT
 from ironcage_core.domain.instants import MS_PER_HOUR
 from ironcage_core.domain.users import Role
 from ironcage_core.errors.money import BudgetUnchangedError, RequestAlreadyReviewedError
@@ -28,7 +31,8 @@ from ironcage_core.services.provider_key_changes import update_provider_key
 from ironcage_core.services.runtime_states import note_telemetry
 from ironcage_core.services.user_removal import delete_user
 from ironcage_http.feed_messages import told
-from tests.support.world import ADMIN, NOON, USD, TestAgent, World
+from ironcage_storage.sqlite.store import SqliteStore
+from tests.support.world import ADMIN, NOON, USD, SetClock, TestAgent, World
 from tests.support.ws_messages import checked
 
 
@@ -543,6 +547,93 @@ def test_the_feed_keeps_what_is_young_and_not_too_much(world: World) -> None:
 
     assert (step, step + by_age, left) == (3, before - 20, 20)
     assert (fewer, kept()) == (15, 1)
+
+
+def test_the_log_is_in_the_order_of_commits_whatever_the_clock_says(tmp_path: Path) -> None:
+    """It was set back over two restarts; page by page nothing is left out, and the newest is what came last."""
+    clock = SetClock()
+    for _ in range(3):
+        with SqliteStore(tmp_path / "ironcage.db", clock=clock) as store:
+            store.write(_publish_ten)
+        clock.pass_s(-60)
+
+    with SqliteStore(tmp_path / "ironcage.db", clock=clock) as store:
+        read = store.read(_read_by_sevens)
+        newest = store.read(lambda uow: uow.feed.newest())
+        after = store.read(lambda uow: uow.feed.after(0, 100))
+
+    assert [(each.seq, each.at) for each in read] == [
+        (number + 1, NOON - number // 10 * 60_000) for number in range(30)
+    ]  # fmt: skip
+    assert list(after) == read
+    assert newest == (30, read[-1].id)
+    assert read[-1].id < read[0].id
+
+
+def test_where_an_agent_belongs_is_told_as_of_now(world: World) -> None:
+    """Also of an event from before, and in the unit of work that moves it; what is of the system belongs nowhere."""
+    agent = world.agent()
+    other = person(world, "bea", "user")
+    world.store.write(
+        lambda uow: uow.feed.append("AGENT_EVENT", agent_id=None, name="router_started", data={"port": 1})
+    )
+
+    def move_and_look(uow: UnitOfWork) -> list[tuple[str | None, Belonging | None]]:
+        uow.agents.put(stored(uow, agent.id)._replace(owner_id=other.user_id, project_id=ORPHANED_PROJECT))
+        return [(each.agent_id, where) for each, where in uow.feed.tail(0, 100)]
+
+    told_of = world.store.write(move_and_look)
+
+    assert told_of == [(agent.id, Belonging(other.user_id, ORPHANED_PROJECT)), (None, None)]
+
+
+def test_a_place_is_found_beside_a_gap(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Halving alone leads to it, and on both sides of what was purged in the middle; what is purged is nowhere."""
+    monkeypatch.setattr("ironcage_storage.sqlite.feed.ASTRAY", 0)
+    for hours in (3, 1, 3, 3, 1):
+        world.clock.instant = NOON - hours * MS_PER_HOUR
+        world.store.write(_publish_ten)
+    rows = world.store.read(lambda uow: list(uow.feed.after(0, 100)))
+
+    def places() -> list[int | None]:
+        return world.store.read(lambda uow: [uow.feed.seq_of(each.id) for each in rows])
+
+    def purge(limit: int) -> int:
+        return world.store.write(lambda uow: uow.feed.purge(NOON - 2 * MS_PER_HOUR, 100, limit))
+
+    whole = places()
+    first = purge(10)
+    without_the_first = places()
+    monkeypatch.setattr("ironcage_storage.sqlite.feed.ASTRAY", 20)  # as long as the gap
+    second = purge(100)
+
+    assert (first, second) == (10, 20)
+    assert whole == [each.seq for each in rows]
+    assert without_the_first == [None if place < 10 else each.seq for place, each in enumerate(rows)]
+    assert places() == [each.seq if each.at == NOON - MS_PER_HOUR else None for each in rows]
+
+
+def test_a_place_is_looked_for_so_many_rows_to_each_side(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A clock that was set back makes ids lie as far from their places."""
+    monkeypatch.setattr("ironcage_storage.sqlite.feed.ASTRAY", 20)
+    clock = SetClock()
+    for _ in range(2):
+        with SqliteStore(tmp_path / "ironcage.db", clock=clock) as store:
+            store.write(_publish_ten)
+        clock.pass_s(-60)
+
+    with SqliteStore(tmp_path / "ironcage.db", clock=clock) as store:
+        rows = store.read(lambda uow: list(uow.feed.after(0, 100)))
+        places = store.read(lambda uow: [uow.feed.seq_of(each.id) for each in rows])
+
+    assert places == [each.seq for each in rows]
+
+
+def _read_by_sevens(uow: UnitOfWork) -> list[FeedEvent]:
+    read: list[FeedEvent] = []
+    while page := uow.feed.tail((read[-1].seq or 0) if read else 0, 7):
+        read += [each for each, _ in page]
+    return read
 
 
 def _publish_ten(uow: UnitOfWork) -> None:

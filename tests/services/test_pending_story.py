@@ -7,6 +7,7 @@ import pytest
 
 from ironcage_core.domain.access import Principal, principal_of
 from ironcage_core.domain.audit import SYSTEM
+from ironcage_core.domain.call_events import COMPLETED, FAILED, CallEvent
 from ironcage_core.domain.instants import MS_PER_DAY
 from ironcage_core.errors.faults import InvariantViolationError
 from ironcage_core.errors.tree import ConflictError
@@ -17,7 +18,7 @@ from ironcage_core.services.agent_states import stop_agent
 from ironcage_core.services.expiry import sweep
 from ironcage_core.services.granting import Granted
 from ironcage_core.services.ic_token_changes import revoke_ic_token
-from ironcage_core.services.ingestion import forget_calls
+from ironcage_core.services.ingestion import forget_calls, ingest
 from ironcage_core.services.lease_records import get_lease
 from ironcage_core.services.leasing import revoke_leases
 from ironcage_core.services.past_budgets import budget_at
@@ -69,6 +70,30 @@ def test_an_event_leaves_its_cost_pending(world: World) -> None:
         tell_of_call(agent, lease_id, f"c{number}", 10 + number)
 
     assert pending(agent, first, second) == (33, 22, 11)
+
+
+def test_calls_of_one_batch_are_pending_together(world: World) -> None:
+    """New ones, and such as have failed and are completed after all."""
+    agent = world.agent()
+    lease = agent.handshake(USD).lease.id
+
+    def event(request_id: str, *, cost: int | None) -> CallEvent:
+        kind = FAILED if cost is None else COMPLETED
+        return CallEvent(
+            f"{kind} of {request_id}", kind, "gpt-test", "openai", NOON, 60, 40, cost,
+            request_id=request_id, lease_id=lease,
+        )  # fmt: skip
+
+    def tell(*events: CallEvent) -> set[str]:
+        return {each.status for each in agent.call(ingest, events, admit=lambda _: None, key_days=None)}
+
+    assert tell(event("c1", cost=None), event("c2", cost=None), event("c3", cost=2), event("c4", cost=3)) == {
+        "accepted"
+    }
+    assert pending(agent, lease) == (5, 5)
+
+    assert tell(event("c1", cost=10), event("c2", cost=20)) == {"accepted"}
+    assert pending(agent, lease) == (35, 35)
 
 
 def test_pending_money_is_in_no_book(world: World) -> None:
@@ -198,6 +223,16 @@ def test_more_than_can_be_stored_is_a_fault(world: World) -> None:
         world.store.write(lambda uow: add_pending(uow, agent.id, lease, 2**62 + 1))
 
     assert pending(agent, lease) == (0, 0)
+
+
+def test_the_most_that_can_be_stored_may_be_pending(world: World) -> None:
+    """To the last micro-USD."""
+    agent = world.agent()
+    lease = agent.handshake(USD).lease.id
+
+    world.store.write(lambda uow: add_pending(uow, agent.id, lease, 2**62))
+
+    assert (agent.balance().pending, agent.lease(lease).pending) == (2**62, 2**62)
 
 
 # --- refresh ----------------------------------------------------------------

@@ -77,7 +77,14 @@ def full(tmp_path: Path, clock: SetClock) -> Iterator[SqliteStore]:
             lease_id = agent.handshake(2 * USD).lease.id
             agent.report(lease_id, "today", 3, model="other")
         for n, code in enumerate((None, "", "timeout", "timeout")):
-            record = usage_row(agents[n % 2].id, f"failed {n}", outcome="failed", error_code=code, duration_ms=70 * n)
+            record = usage_row(
+                agents[n % 2].id,
+                f"failed {n}",
+                occurred_at=NOON - n * HOUR_S * 1000,
+                outcome="failed",
+                error_code=code,
+                duration_ms=70 * n,
+            )
             store.write(partial(_put, record._replace(cost_micros=0, report_cost_micros=None, cost_source="event")))
         yield store
 
