@@ -3,10 +3,10 @@
 import inspect
 from pathlib import Path
 
-from ironcage_core.errors import access, faults, identity, money, resources, usage
+from ironcage_core.errors import access, faults, identity, money, resources, runtime, usage
 from ironcage_core.errors.tree import IroncageError
 
-_LEAVES = (access, faults, identity, money, resources, usage)
+_LEAVES = (access, faults, identity, money, resources, runtime, usage)
 _MODULES = {"ironcage_core.errors.tree", *(module.__name__ for module in _LEAVES)}
 PAGE = Path(__file__).parent.parent / "docs" / "reference" / "errors.md"
 HEAD = """# Errors

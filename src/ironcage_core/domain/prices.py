@@ -154,9 +154,14 @@ def max_cost_micros(price: ModelPrice, *, input_tokens: int, requested_max_token
 
     Source: contract budget.md 12.
     """
-    model_max = _known(price.max_output_tokens, DEFAULT_MAX_OUTPUT_TOKENS)
-    output = min(model_max, _known(requested_max_tokens, model_max))
+    output = max_output_tokens(price, requested_max_tokens)
     return cost_micros(price, TokenCounts(input=input_tokens, output=output))
+
+
+def max_output_tokens(price: ModelPrice, requested_max_tokens: int | None) -> int:
+    """Return the most tokens one answer may have: what is asked for, but no more than the model gives."""
+    model_max = _known(price.max_output_tokens, DEFAULT_MAX_OUTPUT_TOKENS)
+    return min(model_max, _known(requested_max_tokens, model_max))
 
 
 def estimate_input_tokens(request_body: Mapping[str, object]) -> int:

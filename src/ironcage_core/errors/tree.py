@@ -13,7 +13,7 @@ IroncageError
 └── StartupError                     the process must not start; the message says what to do
 
 A message is for a person and never holds a secret; `details` are for programs. The leaves stand
-beside this module: `access`, `identity`, `resources`, `money`, `usage` and `faults`.
+beside this module: `access`, `identity`, `resources`, `money`, `usage`, `runtime` and `faults`.
 """
 
 from collections.abc import Mapping
