@@ -1,0 +1,86 @@
+"""Where a runtime's control plane is and as whom it is called: what is wrong with a url or a token is told at once."""
+
+import base64
+import ipaddress
+import re
+from collections.abc import Mapping
+from typing import Any, Final
+
+import httpx
+import msgspec
+
+from ironcage_http.client_wire import UNREADABLE
+
+_VISIBLE: Final = re.compile(r"[!-~]+")
+_LONGEST_KEY: Final = 200
+
+
+def api_url(url: str, *, allows_http: bool) -> httpx.URL:
+    """Return where the API is, for the url that a user gave.
+
+    Raises:
+        ValueError: No http or https url, one with credentials or a query in it, or http to another machine.
+    """
+    parsed = _parsed(url)
+    if parsed is None or parsed.scheme not in {"http", "https"} or not parsed.host:
+        raise ValueError("the url of the control plane must look like https://ironcage.example.com")
+    if parsed.userinfo or parsed.query or parsed.fragment:
+        raise ValueError("take user, password, query and fragment out of the url; the IC token has a place of its own")
+    if parsed.scheme == "http" and not allows_http and not is_local(parsed.host):
+        raise ValueError(
+            f"http:// would send the IC token to {parsed.host} for everybody to read: use https://, or pass"
+            " allows_http=True if nobody else is on that network"
+        )
+    path = parsed.raw_path.decode("ascii").partition("?")[0].rstrip("/")
+    rest = "" if path.endswith("/api/v1") else "/v1" if path.endswith("/api") else "/api/v1"
+    return parsed.copy_with(raw_path=(path + rest).encode("ascii"), fragment=None)
+
+
+def _parsed(url: str) -> httpx.URL | None:
+    try:
+        return httpx.URL(url.strip())
+    except httpx.InvalidURL:
+        return None
+
+
+def is_local(host: str) -> bool:
+    """Tell whether a host is this machine."""
+    try:
+        return host == "localhost" or ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return False
+
+
+def token_value(token: str) -> str:
+    """Return an IC token without the blanks around it.
+
+    Raises:
+        ValueError: Nothing is left, or what no header can carry.
+    """
+    value = token.strip()
+    if not _VISIBLE.fullmatch(value):
+        raise ValueError("the IC token is empty or has characters that no token has; copy it again")
+    return value
+
+
+def retry_header(key: str) -> Mapping[str, str]:
+    """Return the header that makes retries of a request one request.
+
+    Raises:
+        ValueError: The key is not 1 to 200 visible ASCII characters.
+    """
+    if len(key) > _LONGEST_KEY or not _VISIBLE.fullmatch(key):
+        raise ValueError("an idempotency key must have 1 to 200 visible ASCII characters")
+    return {"Idempotency-Key": key}
+
+
+def agent_of(token: str) -> str | None:
+    """Return the agent that a token names, without any proof; None if it cannot be read."""
+    _, _, rest = token.partition(".")
+    payload = rest.partition(".")[0]
+    try:
+        claims = msgspec.json.decode(base64.urlsafe_b64decode(payload + "=" * (-len(payload) % 4)), type=dict[str, Any])
+    except UNREADABLE:
+        return None
+    agent_id = claims.get("agent_id")
+    return agent_id if isinstance(agent_id, str) and agent_id else None
