@@ -28,6 +28,7 @@ bench: $(READY)
 	$(BIN)/python -m benchmarks.sweep
 	$(BIN)/python -m benchmarks.analytics
 	$(BIN)/python -m benchmarks.sockets
+	$(BIN)/python -m benchmarks.runtime
 
 bench-full: bench
 	$(BIN)/python -m benchmarks.scale --full

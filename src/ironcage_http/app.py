@@ -63,6 +63,7 @@ from ironcage_http.routes import (
 from ironcage_http.routing import Route
 from ironcage_http.secret_watch import SecretWatch
 from ironcage_http.settings import Settings
+from ironcage_http.shortcuts import Handler, Shortcuts
 from ironcage_http.sweeping import Sweeper
 from ironcage_http.throttle import Throttle
 from ironcage_http.wire import encode
@@ -171,7 +172,12 @@ def create_app(store: Store, settings: Settings) -> ASGIApp:
     )
     is_production = settings.mode == "production"
     sockets = FeedSockets(wiring, hub)
-    return Edge(app, sockets, origins=settings.allowed_origins, is_production=is_production, metrics=metrics)
+    short = Shortcuts(app, {**_short("/api/v1", ROUTES, wiring), **_short("/api", ROUTES, wiring)})
+    return Edge(short, sockets, origins=settings.allowed_origins, is_production=is_production, metrics=metrics)
+
+
+def _short(base: str, routes: Sequence[Route], wiring: Wiring) -> dict[tuple[str, str], Handler]:
+    return {(route.method, base + route.path): endpoint(route, wiring) for route in routes if "{" not in route.path}
 
 
 def _handlers(base: str, routes: Sequence[Route], wiring: Wiring) -> list[HTTPRouteHandler]:

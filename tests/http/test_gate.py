@@ -240,8 +240,13 @@ def test_a_route_without_a_rule_cannot_be_made() -> None:
 def test_an_app_is_made_of_guarded_routes_only() -> None:
     """Every route has the rule of its action, and the app has no other handlers below its base."""
     app: Any = create_app(SqliteStore(":memory:"), embedded_settings())
-    inner = app._app
+    short = app._app
+    inner = short._app
     paths = {path for route in inner.routes for path in [route.path] if path.startswith("/api/v1")}
 
     # A plain request where the live feed is learns that it must be upgraded, and nothing else.
     assert paths == {"/api/v1" + route.path.replace("}", ":str}") for route in ROUTES} | {"/api/v1/ws"}
+    plain = [route for route in ROUTES if "{" not in route.path]
+    assert set(short._handlers) == {
+        (route.method, base + route.path) for route in plain for base in ("/api", "/api/v1")
+    }

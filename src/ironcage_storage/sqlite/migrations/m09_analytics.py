@@ -34,14 +34,16 @@ def _extremes(name: str, key: tuple[str, ...], bucket_ms: int) -> tuple[str, ...
     )
 
 
-def _summed(name: str, source: str, extra: tuple[str, ...], numbers: tuple[str, ...]) -> tuple[str, str]:
-    """Return what creates a table of the days of agents and fills it from the finer ones."""
+def _summed(
+    name: str, source: str, cell: tuple[str, ...], extra: tuple[str, ...], numbers: tuple[str, ...]
+) -> tuple[str, str]:
+    """Return what creates a table and fills it from a finer one."""
     how = {"last_at": "max", "max_cost_micros": "max", "min_cost_micros": "min"}
-    key = ("bucket", "agent_id", *extra)
+    key = (*cell, *extra)
     sums = ", ".join(f"{how.get(number, 'sum')}({number})" for number in numbers)
     filled = f"SELECT {', '.join(key)}, {sums} FROM {source} GROUP BY {', '.join(key)}"
     return (
-        _create(name, ("agent_id", "bucket"), extra, numbers),
+        _create(name, cell, extra, numbers),
         f"INSERT INTO {name} ({', '.join((*key, *numbers))}) {filled}",
     )
 
@@ -79,6 +81,7 @@ _BANDS: Final = f"""SELECT {{names}}, measure, step / 32 AS band, sum(n),
 _ERRORS: Final = """SELECT {cell}, coalesce(nullif(error_code, ''), 'unknown'), count(*), max(occurred_at)
     FROM usage_records WHERE outcome = 'failed' GROUP BY {places}"""
 # By agent a day is looked for among all days; in an hour all agents lie side by side, where reports come in.
+_AGENT: Final = ("agent_id", "bucket")
 _FINE_DAYS: Final = ("agent_id", "bucket", *_FINE[2:])
 _BANDS_BY_AGENT: Final = ("agent_id", "bucket", *_WIDE[1:])
 
@@ -88,9 +91,9 @@ STATEMENTS: Final = (
     *_extremes("usage_wide_days", _WIDE, _MS_PER_DAY),
     *_extremes("usage_wide_hours", _WIDE, _MS_PER_HOUR),
     *_table("usage_days_bands", _BANDS_BY_AGENT, ("measure", "band"), _COUNTS, _BANDS),
-    *_summed("usage_agent_days", "usage_days", (), _SUMS),
-    *_summed("usage_agent_days_bands", "usage_days_bands", ("measure", "band"), _COUNTS),
-    *_table("usage_wide_days_bands", _WIDE, ("measure", "band"), _COUNTS, _BANDS),
+    *_summed("usage_agent_days", "usage_days", _AGENT, (), _SUMS),
+    *_summed("usage_agent_days_bands", "usage_days_bands", _AGENT, ("measure", "band"), _COUNTS),
+    *_summed("usage_wide_days_bands", "usage_days_bands", _WIDE, ("measure", "band"), _COUNTS),
     *_table("usage_wide_hours_bands", _WIDE, ("measure", "band"), _COUNTS, _BANDS),
     *_table("usage_days_errors", _FINE_DAYS, ("error_code",), ("calls", "last_at"), _ERRORS),
     *_table("usage_hours_errors", _FINE, ("error_code",), ("calls", "last_at"), _ERRORS),
