@@ -25,11 +25,11 @@ from ironcage_core.domain.money import Micros, parse_usd
 from ironcage_core.domain.prices import ModelPrice, PriceTable, TokenCounts, cost_micros
 from ironcage_core.errors.tree import ValidationError
 from ironcage_core.runtime.lease_session import MAX_ASKED, Spend
-from ironcage_http.client_engine import Engine, now
-from ironcage_http.client_leases import Terms
+from ironcage_http.client_engine import Engine
 from ironcage_http.client_outbox import Intent, Outbox
 from ironcage_http.client_protocol import ControlPlane
 from ironcage_http.client_sessions import AsyncSession, Pricing, Session, table_of
+from ironcage_http.client_terms import Terms
 from ironcage_storage.prices import bundled_prices
 
 DEFAULT_BUDGET_USD: Final = 10
@@ -88,7 +88,8 @@ def session(
     plane = ControlPlane(url, ic_token, timeout_s=timeout_s, allows_http=allows_http, transport=transport)
     folder = Path.home() / ".local" / "state" / "ironcage" if outbox is None else Path(outbox)
     try:
-        account = sha256(f"{plane.url} {plane.agent_id}".encode()).hexdigest()[:16]
+        # By the agent alone: the same control plane may be reached by several addresses.
+        account = sha256(f"{plane.agent_id}".encode()).hexdigest()[:16]
         engine = Engine(plane, Outbox(folder, account), terms)
     except BaseException:
         plane.close()
@@ -115,7 +116,14 @@ def _tranche(budget: Decimal | int | str) -> Micros:
 
 def _resolved(pricing: Pricing, find_usage: FindUsage | None, intent: Intent) -> Spend | None:
     """Return what a call cost that nobody saw the end of; the most, if nobody can tell."""
-    counts = None if find_usage is None else find_usage(intent)
+    try:
+        counts = None if find_usage is None else find_usage(intent)
+    except Exception as error:
+        error.add_note(
+            f"find_usage could not tell what call {intent.request_id} used; it waits in the outbox. Open the session"
+            " again later, or let find_usage return None: then it counts with the most it may have cost"
+        )
+        raise
     if counts is None:
         return Spend(
             intent.request_id, intent.lease_id, intent.model, intent.provider, intent.reserved, max(intent.tokens, 1),
@@ -125,4 +133,4 @@ def _resolved(pricing: Pricing, find_usage: FindUsage | None, intent: Intent) ->
     if tokens == 0:
         return None
     cost = cost_micros(pricing.price_of(intent.model), counts)
-    return Spend(intent.request_id, intent.lease_id, intent.model, intent.provider, cost, tokens, counts, now())
+    return Spend(intent.request_id, intent.lease_id, intent.model, intent.provider, cost, tokens, counts, intent.at)

@@ -17,6 +17,7 @@ from anyio import get_cancelled_exc_class
 from ironcage_core.domain.money import Micros, parse_usd, usd
 from ironcage_core.domain.prices import ModelPrice, TokenCounts, cost_micros
 from ironcage_core.errors.runtime import ReservationClosedError
+from ironcage_core.errors.tree import ValidationError
 from ironcage_core.runtime.estimates import Most
 from ironcage_core.runtime.metering import counts_of
 from ironcage_http.client_engine import Begun, Engine
@@ -111,10 +112,12 @@ class Call:
 
         Raises:
             ReservationClosedError: The call was settled before.
-            ValidationError: The cost is no amount.
+            ValidationError: The cost is no amount; the call stays open.
         """
         counts = usage if isinstance(usage, TokenCounts) else counts_of(usage)
         cost = None if cost_usd is None else parse_usd(cost_usd, field="cost_usd")
+        if cost is not None and cost < 0:
+            raise ValidationError({"cost_usd": "must not be negative"})
         if cost is None and counts is not None:
             cost = cost_micros(self._price, counts)
         self._settle(cost, counts)
@@ -209,4 +212,7 @@ class AsyncCall:
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        await unhurried(partial(self._call.end, error))
+        if isinstance(error, GeneratorExit):  # the loop is gone, and nothing can be awaited
+            self._call.end(error)
+        else:
+            await unhurried(partial(self._call.end, error))

@@ -18,6 +18,12 @@ _SECONDS: Final = re.compile(r"[0-9]{1,9}")
 _NOTICED_MS: Final = 2 * MS_PER_S
 """Date headers count whole seconds and may be a second old, so less than this says nothing."""
 
+_ADVICE: Final = {
+    401: " ({url}); was the IC token regenerated or deleted? An owner of the agent can issue another one",
+    404: " ({url}); if nothing is found at all, check the url",
+}
+"""What to do about refusals that do not say so themselves, by status."""
+
 _OURS: Final = frozenset(("self", "message", "status", "reason"))
 """Names that a refusal's own details may not take."""
 
@@ -65,7 +71,8 @@ def refused(
     if refusal is None:
         return unreadable(url, response)
     details = {f"server_{name}" if name in _OURS else name: value for name, value in refusal.details.items()}
-    return ControlPlaneError(refusal.error, **{**details, "status": status, "reason": refusal.code})
+    advice = _ADVICE.get(status, "").format(url=url)
+    return ControlPlaneError(f"{refusal.error}{advice}", **{**details, "status": status, "reason": refusal.code})
 
 
 def date_of(response: httpx.Response) -> Instant | None:

@@ -10,7 +10,6 @@ import logging
 import threading
 import time
 import uuid
-from dataclasses import dataclass
 from typing import Final, NamedTuple
 
 from ironcage_core.domain.money import Micros
@@ -19,28 +18,11 @@ from ironcage_core.errors.tree import IroncageError
 from ironcage_core.runtime.lease_session import LeaseSession
 from ironcage_http.client_outbox import Outbox
 from ironcage_http.client_protocol import ControlPlane, Denied, Lent
+from ironcage_http.client_terms import BELIEVED_S, LIFETIME_S, LOST, RENEW_AT, UNAUTHENTICATED, UNFUNDED, Terms
 
 logger = logging.getLogger(__name__)
 
 ASK_AGAIN_AFTER_S: Final = 5.0
-RENEW_AT: Final = 0.75
-"""At which part of its time a lease that is in use is refreshed."""
-
-LOST: Final = frozenset(("LEASE_EXPIRED", "LEASE_CLOSED", "LEASE_REVOKED", "LEASE_NOT_FOUND"))
-"""Refusals of a refresh after which a runtime takes a new lease. Source: contract budget.md 2."""
-
-
-@dataclass(frozen=True, slots=True)
-class Terms:
-    """How a session takes its leases: how much at once, for which runtime and key, and how long it waits."""
-
-    tranche: Micros
-    runtime_id: str | None = None
-    provider: str | None = None
-    provider_key_id: str | None = None
-    start_timeout_s: float = 15.0
-    close_timeout_s: float = 10.0
-    renew_timeout_s: float = 5.0
 
 
 class _Attempt(NamedTuple):
@@ -48,6 +30,13 @@ class _Attempt(NamedTuple):
 
     key: str
     asked: Micros
+
+
+class _Nothing(NamedTuple):
+    """What a question has brought that brought no lease: an error, or the reason of a denial; and how long it holds."""
+
+    answer: IroncageError | str
+    until: float
 
 
 class Leases:
@@ -68,7 +57,8 @@ class Leases:
         self._lent: Lent | None = None
         self._attempt: _Attempt | None = None
         self._blocked: IroncageError | None = None
-        self._ask_again_at = self._renew_at = self._ends_at = 0.0
+        self._nothing: _Nothing | None = None
+        self._ask_again_at = self._renew_at = self._ends_at = self._taken_at = 0.0
         self._debts: list[str] = []
         self._is_closed = False
         # Held while a report or a refresh is under way: else what is reported meanwhile would be counted twice.
@@ -95,6 +85,12 @@ class Leases:
         """Whether the lease's time is over, by the clock of the control plane."""
         return time.monotonic() >= self._ends_at
 
+    @property
+    def denial(self) -> str | None:
+        """Why there is no new money, by the last answer; None if nobody said."""
+        nothing = self._nothing
+        return nothing.answer if nothing is not None and isinstance(nothing.answer, str) else None
+
     def is_due(self, *, is_in_use: bool) -> bool:
         """Tell whether it is time to refresh; a lease that nobody uses may give its money back."""
         now = time.monotonic()
@@ -112,18 +108,21 @@ class Leases:
         self._debts.append(lease_id)
 
     def return_debts(self) -> None:
-        """Return the leases of dead sessions."""
+        """Return the leases of dead sessions; one that the control plane does not know is none."""
         while self._debts:
-            self._plane.give_back(self._debts[0])
+            try:
+                self._plane.give_back(self._debts[0])
+            except ControlPlaneError as error:
+                if error.details.get("status") == UNAUTHENTICATED:
+                    raise
+                logger.warning("the lease %s was not returned: %s", self._debts[0], error.message)
             self._outbox.returned(self._debts.pop(0))
 
     def give_back(self) -> None:
         """Return the lease."""
-        if self._lent is not None:
-            self._plane.give_back(self._lent.lease_id)
-            self._outbox.returned(self._lent.lease_id)
-            self._lent = None
-        self.return_debts()
+        with self.wire:
+            self._lose(is_owed=True)
+            self.return_debts()
 
     def close(self) -> None:
         """Drop the provider key."""
@@ -146,11 +145,14 @@ class Leases:
             raise self._stopped()
 
     def block(self, error: IroncageError) -> None:
-        """Refuse new calls for a while."""
+        """Refuse new calls for a while; without the provider key if the token is refused."""
         if self._blocked is None:
             logger.warning("no new calls for now: %s", error.message)
         self._blocked = error
         self._ask_again_at = time.monotonic() + ASK_AGAIN_AFTER_S
+        if error.details.get("status") == UNAUTHENTICATED:
+            with self.wire:
+                self._lose(is_owed=True)
 
     def renew(self, seen: int, needed: Micros = 0) -> None:
         """Take or refresh the lease, once for all who have seen the same number of renewals.
@@ -163,8 +165,9 @@ class Leases:
             UnreachableError: The control plane does not answer.
             ControlPlaneError: It refuses, and so will the session for a while.
         """
+        known = self._nothing
         with self.wire:
-            if seen != self.renewals:
+            if seen != self.renewals or self._is_known(known):
                 return
             attempt = self._attempt
             if attempt is None:
@@ -175,34 +178,102 @@ class Leases:
                 self._ask(attempt)
             except ControlPlaneError as error:
                 self._attempt = None
+                self._put_off(error, 0.0)
                 self.block(error)
+                raise
+            except IroncageError as error:
+                asked_s = error.details.get("retry_after_s")
+                self._put_off(error, min(asked_s, BELIEVED_S) if isinstance(asked_s, int | float) else 0.0)
                 raise
             self._attempt = None
 
+    def _is_known(self, known: _Nothing | None) -> bool:
+        """Tell whether there is no new money by an answer that is still believed, or that came while we waited.
+
+        Raises:
+            IroncageError: The answer, if it was one.
+        """
+        nothing = self._nothing
+        if nothing is None or (nothing is known and time.monotonic() >= nothing.until):
+            return False
+        if isinstance(nothing.answer, IroncageError):
+            raise nothing.answer.with_traceback(None)
+        return True
+
+    def _put_off(self, answer: IroncageError | str, seconds: float) -> None:
+        now = time.monotonic()
+        self._nothing = _Nothing(answer, now + seconds)
+        self._ask_again_at = now + max(seconds, ASK_AGAIN_AFTER_S)
+
     def _ask(self, attempt: _Attempt) -> None:
-        if self._lent is None:
+        lent = self._lent
+        if lent is None:
             self._shake_hands(attempt)
             return
+        asked_at = time.monotonic()
         try:
-            answer = self._plane.refresh(self._lent, attempt.asked, key=attempt.key)
+            answer = self._plane.refresh(lent, attempt.asked, key=attempt.key)
         except ControlPlaneError as error:
+            if error.details.get("reason") == UNFUNDED:
+                self._denied(error.message)
+                return
             if error.details.get("reason") not in LOST:
                 raise
             logger.info("the lease is lost (%s); taking another one", error.details.get("reason"))
-            self._lent = None  # and with it the provider key
-            self._attempt = attempt = _Attempt(str(uuid.uuid4()), self._terms.tranche)
-            self._shake_hands(attempt)
+            self._lose()
+            self._begin_anew()
             return
-        if isinstance(answer, Denied):
-            self._ask_again_at = time.monotonic() + ASK_AGAIN_AFTER_S
-            logger.info("no new money: %s", answer.reason)
-            return
-        self._outbox.lend(answer.lease_id)
-        self._spending.go_on(answer.lease_id, answer.budget)
-        self._take(answer)
+        if not isinstance(answer, Denied):
+            self._outbox.lend(answer.lease_id)
+            self._spending.go_on(answer.lease_id, answer.budget)
+            self._take(answer)
+            self._forget(lent.lease_id)
+        elif self.is_over and not self._spending.waiting and not self._spending.status().reserved:
+            self._lose(is_owed=True)  # nothing is under way, so what it holds can be returned and lent again
+            self._begin_anew()
+        else:
+            self._keep_alive(asked_at)
+            self._denied(answer.reason)
+
+    def _keep_alive(self, asked_at: float) -> None:
+        """Count the lease's time from a refresh that was denied, as the control plane does while it is not over."""
+        if self._lent is not None and asked_at < self._ends_at:
+            self._ends_at = min(asked_at + self._lent.lasts_s, self._taken_at + LIFETIME_S)
+            self._renew_at = asked_at + RENEW_AT * (self._ends_at - asked_at)
+
+    def _denied(self, reason: str) -> None:
+        self._put_off(reason, ASK_AGAIN_AFTER_S)
+        logger.info("no new money: %s", reason)
+        if isinstance(self._blocked, SessionStoppedError):
+            told = f"the lease is used up or over, and there is no new money ({reason}); raise the agent's budget"
+            self._blocked = SessionStoppedError(told, reason=reason)
+        else:
+            self._blocked = None  # the lease is as it was, so whatever was wrong is not any more
+
+    def _lose(self, *, is_owed: bool = False) -> None:
+        """Forget the lease, and the provider key with it."""
+        lent, self._lent = self._lent, None
+        self._attempt = None
+        self._ends_at = 0.0
+        if lent is not None and is_owed:
+            self.owe(lent.lease_id)
+        elif lent is not None:
+            self._forget(lent.lease_id)
+
+    def _forget(self, lease_id: str) -> None:
+        try:
+            self._outbox.returned(lease_id)
+        except IroncageError as error:  # to return it once more does no harm
+            logger.warning("the lease %s is closed, and that is not on disk: %s", lease_id, error.message)
+
+    def _begin_anew(self) -> None:
+        self._attempt = attempt = _Attempt(str(uuid.uuid4()), self._terms.tranche)
+        self._shake_hands(attempt)
 
     def _shake_hands(self, attempt: _Attempt) -> None:
         terms = self._terms
+        if not self._spending.waiting:  # else what waits would find nothing held for it
+            self.return_debts()
         lent = self._plane.handshake(
             attempt.asked, key=attempt.key, runtime_id=terms.runtime_id, provider=terms.provider,
             provider_key_id=terms.provider_key_id,
@@ -213,9 +284,11 @@ class Leases:
 
     def _take(self, lent: Lent) -> None:
         now = time.monotonic()
-        self._lent = lent
+        self._lent, self._taken_at = lent, now
+        if self._is_closed:  # meanwhile
+            self._lent = None
         self._ends_at, self._renew_at = now + lent.lasts_s, now + RENEW_AT * lent.lasts_s
-        self._blocked = None
+        self._blocked = self._nothing = None
         self._ask_again_at = 0.0
         self.renewals += 1
 

@@ -9,6 +9,7 @@ Source: contract budget.md 5.1 to 5.4.
 import math
 import time
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Final, NamedTuple, NoReturn, TypeVar
@@ -190,6 +191,12 @@ class ControlPlane:
         ]
         return Reported(fates, stop=any(lease.stop for lease in leases if lease.lease_id == current))
 
+    def learn_time(self) -> None:
+        """Learn how far the clocks are apart, before anything is dated by ours; without an answer, nothing."""
+        sent = _now()
+        with suppress(httpx.HTTPError):
+            self._note_time(self._client.get(f"{self.url}/health"), sent)
+
     def give_back(self, lease_id: str) -> Micros:
         """Close a lease and return what went back, in micro-USD. Again is safe, whatever has become of the lease."""
         return self._read(self._post("/budget/return", wire.return_body(lease_id)), wire.closing)
@@ -220,12 +227,15 @@ class ControlPlane:
         answer = self._send(path, body, {**wire.JSON, **(headers or {}), "Authorization": f"Bearer {self._bearer()}"})
         if isinstance(answer, UnreachableError):  # raised here: what is chained to an error may show what was sent
             raise answer
-        date = failures.date_of(answer)
-        if date is not None and failures.is_json(answer):
-            self.clock_offset_ms = failures.offset_of(date, sent, _now())
+        self._note_time(answer, sent)
         if not answer.is_success:
             raise failures.refused(self.url, answer, self._content(answer), self._server_now(answer))
         return answer
+
+    def _note_time(self, answer: httpx.Response, sent: Instant) -> None:
+        date = failures.date_of(answer)
+        if date is not None and failures.is_json(answer):
+            self.clock_offset_ms = failures.offset_of(date, sent, _now())
 
     def _send(self, path: str, body: bytes, headers: Mapping[str, str]) -> httpx.Response | UnreachableError:
         try:

@@ -1,5 +1,8 @@
 """Sessions: a lease in use, for threads and for event loops."""
 
+import sys
+import threading
+import warnings
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
@@ -145,7 +148,7 @@ class Session:
             kind: `httpx.Client`, `httpx2.Client` or a subclass of one; which one, the SDK says.
             options: What it is made with; a `transport` among them sends what passes.
         """
-        inner = options.pop("transport", None) or sender_of(kind, "HTTPTransport", options)
+        inner = sender_of(kind, "HTTPTransport", options)
         return kind(transport=MeteredTransport(self, inner), **options)
 
     def flush(self, timeout_s: float = 10.0) -> bool:
@@ -163,6 +166,12 @@ class Session:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.close()
+
+    def __del__(self) -> None:
+        if self._engine.is_closed or sys.is_finalizing():  # in the end of all, what is on disk is for the next start
+            return
+        threading.Thread(target=self._engine.close, name="ironcage-client-end", daemon=True).start()
+        warnings.warn("a session was not closed; use it in a `with` block, or close it", ResourceWarning, stacklevel=2)
 
     def __repr__(self) -> str:
         standing = self.status()
@@ -228,7 +237,7 @@ class AsyncSession:
 
     def http_client(self, kind: Callable[..., Any] = httpx.AsyncClient, **options: Any) -> Any:
         """Return a client whose calls to the provider are metered; as `Session.http_client`."""
-        inner = options.pop("transport", None) or sender_of(kind, "AsyncHTTPTransport", options)
+        inner = sender_of(kind, "AsyncHTTPTransport", options)
         return kind(transport=AsyncMeteredTransport(self.session, inner), **options)
 
     async def flush(self, timeout_s: float = 10.0) -> bool:

@@ -27,12 +27,12 @@ SENDING: Final = frozenset(("verify", "cert", "trust_env", "http1", "http2", "li
 
 
 def sender_of(kind: object, name: str, options: dict[str, Any] | None = None) -> Any:  # noqa: ANN401 - of either library
-    """Return a new transport of the library that a class of clients derives from.
+    """Return what sends for a class of clients: the transport among its options, or a new one of its library.
 
     Args:
         kind: `httpx.Client`, `httpx2.AsyncClient` or a subclass of one.
         name: What the transport is called there.
-        options: Of the client; those that say how to send are taken out of it, and go into the transport.
+        options: Of the client; those that say how to send are taken out of it, and go into a new transport.
 
     Raises:
         ValueError: It is no such class, or an option would send past the transport.
@@ -41,6 +41,11 @@ def sender_of(kind: object, name: str, options: dict[str, Any] | None = None) ->
     if options.get("mounts"):
         raise ValueError("what is mounted would be sent unmetered; give a `transport` instead")
     sending = {option: options.pop(option) for option in SENDING & options.keys()}
+    given = options.pop("transport", None)
+    if given is not None:
+        if sending:
+            raise ValueError(f"{', '.join(sorted(sending))} would not reach the `transport`; make it with them")
+        return given
     return getattr(sys.modules[library_of(kind)], name)(**sending)
 
 

@@ -181,6 +181,18 @@ def test_a_call_is_settled_once(standing: Panel, open_session: Opening) -> None:
         assert s.status()[:2] == (COST, 0)
 
 
+@pytest.mark.parametrize("cost", ["-0.01", -1, "much", 0.5])
+def test_a_cost_that_is_no_amount_leaves_the_call_open(standing: Panel, open_session: Opening, cost: Any) -> None:  # noqa: ANN401 - also a float
+    """It can still be committed; nothing was spent meanwhile."""
+    with open_session(standing, standing.hire()) as s:
+        with s.call(**CALL) as call:
+            with pytest.raises(ValidationError, match="cost_usd"):
+                call.commit(cost_usd=cost)
+            assert s.status()[:2] == (0, MOST)
+            call.commit(USAGE)
+        assert s.status().spent == COST
+
+
 def test_a_model_without_a_price_is_not_called(standing: Panel, open_session: Opening, tmp_path: Path) -> None:
     """Unless the session has a price for such, or learns one; a table that cannot be read changes nothing."""
     agent = standing.hire()

@@ -241,8 +241,12 @@ def test_options_that_say_how_to_send_reach_the_sender(purse: Purse, llm: FakeLl
         through_a_proxy.handle_request(httpx.Request("POST", f"{llm.url}/chat/completions", json=GPT))
 
     assert (options, llm.seen) == ({"timeout": 3}, [])
-    with pytest.raises(ValueError, match="unmetered"):
-        sender_of(httpx.Client, "HTTPTransport", {"mounts": {"http://": sender}})
+    given: dict[str, Any] = {"transport": sender, "timeout": 3}
+    assert sender_of(httpx.Client, "HTTPTransport", given) is sender
+    assert given == {"timeout": 3}
+    for past, why in (({"mounts": {"http://": sender}}, "unmetered"), ({"proxy": "http://127.0.0.1:9"}, "proxy")):
+        with pytest.raises(ValueError, match=why):
+            sender_of(httpx.Client, "HTTPTransport", {"transport": sender, **past})
 
 
 def test_a_forgotten_stream_is_paid_with_its_most(purse: Purse, llm: FakeLlm) -> None:

@@ -25,11 +25,14 @@ class InsufficientBudget(RefusalError):  # noqa: N818 - what runtimes know it as
 
     code = "INSUFFICIENT_BUDGET"
 
-    def __init__(self, available: int, requested: int) -> None:
+    def __init__(self, available: int, requested: int, reason: str | None = None) -> None:
+        why = "" if reason is None else f" (no new money: {reason})"
         super().__init__(
-            f"A call may cost {requested} micro-USD and {available} are left; ask for less output or a larger budget",
+            f"A call may cost {requested} micro-USD and {available} are left{why};"
+            " ask for less output or a larger budget",
             available=available,
             requested=requested,
+            reason=reason,
         )
         self.available = available
         self.requested = requested

@@ -215,7 +215,9 @@ class SqliteRepairs:
         bound = () if since is None else (since,)
         keys, zeros = ", ".join(what.key), ", ".join("0" for _ in what.numbers)
         written = (*what.key, *what.numbers, *what.highest, *what.lowest)
+        # Counted once, for the rows to put and for those to remove: it may take minutes.
         right = f"SELECT * FROM ({what.source}) WHERE ({', '.join(what.numbers)}) IS NOT ({zeros})"
+        self._session.execute(f"CREATE TEMP TABLE counted AS {right}", bound)
         same = " AND ".join(f"t.{column} = c.{column}" for column in what.key)
         differs = f"({_listed('t.', what.numbers)}) IS NOT ({_listed('c.', what.numbers)})"
         differs += "".join(f" OR t.{name} < c.{name}" for name in what.highest)
@@ -223,16 +225,17 @@ class SqliteRepairs:
         replaced = ", ".join(f"{column} = excluded.{column}" for column in written[len(what.key) :])
         put = self._session.execute(
             f"""INSERT INTO {what.table} ({", ".join(written)})
-            SELECT {_listed("c.", written)} FROM ({right}) c LEFT JOIN {what.table} t ON {same} WHERE {differs}
-            ON CONFLICT ({keys}) DO UPDATE SET {replaced}""",
-            bound,
+            SELECT {_listed("c.", written)} FROM counted c LEFT JOIN {what.table} t ON {same} WHERE {differs}
+            ON CONFLICT ({keys}) DO UPDATE SET {replaced}"""
         )
         scope = "TRUE" if since is None else "bucket >= ?"
-        return put + self._session.execute(
+        removed = self._session.execute(
             f"""DELETE FROM {what.table} WHERE {scope} AND ({", ".join(what.numbers)}) IS NOT ({zeros})
-            AND ({keys}) NOT IN (SELECT {keys} FROM ({right}))""",
-            () if since is None else (first, since),
+            AND ({keys}) NOT IN (SELECT {keys} FROM counted)""",
+            () if since is None else (first,),
         )
+        self._session.execute("DROP TABLE counted")
+        return put + removed
 
 
 def _listed(prefix: str, columns: Iterable[str]) -> str:
