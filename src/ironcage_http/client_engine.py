@@ -89,7 +89,7 @@ class Engine:
         patiently(self._catch_up, self._terms.start_timeout_s)
         patiently(lambda: self.leases.renew(self.leases.renewals), self._terms.start_timeout_s)
         self._sender.start()
-        atexit.register(self.close)  # for a program that just ends
+        atexit.register(self._close_at_exit)
 
     def abandon(self) -> None:
         """Let go of everything after a start that failed; what is on disk stays there."""
@@ -193,7 +193,11 @@ class Engine:
         """Whether no call can begin any more."""
         return self._is_closing or self._is_elsewhere
 
-    def close(self) -> None:
+    def _close_at_exit(self) -> None:
+        """Close behind a program that has just ended: by now nobody is left who would end a call."""
+        self.close(waits_for_calls=False)
+
+    def close(self, *, waits_for_calls: bool = True) -> None:
         """Let calls end, send what waits and return the lease; what cannot be sent stays on disk. Twice is fine."""
         if self._is_elsewhere:
             self.leases.close()
@@ -206,7 +210,8 @@ class Engine:
         until = time.monotonic() + self._terms.close_timeout_s
         try:
             with self._changed:
-                self._changed.wait_for(lambda: not self._open_calls, self._terms.close_timeout_s)
+                timeout_s = self._terms.close_timeout_s if waits_for_calls else 0.0
+                self._changed.wait_for(lambda: not self._open_calls, timeout_s)
             if self.flush(max(0.0, until - time.monotonic())) and not self._open_calls:
                 self._give_back(max(1.0, until - time.monotonic()))
         finally:
@@ -219,7 +224,7 @@ class Engine:
             logger.warning("the lease was not returned (%s); its money comes back when its time is over", error.message)
 
     def _end(self) -> None:
-        atexit.unregister(self.close)
+        atexit.unregister(self._close_at_exit)
         self.leases.close()
         try:
             self._sender.stop(self._terms.close_timeout_s)

@@ -2,6 +2,9 @@
 
 import asyncio
 import gc
+import subprocess
+import sys
+import time
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -138,3 +141,38 @@ def test_a_refusal_for_want_of_money_says_why_there_is_none(standing: Panel, tmp
         pytest.fail("was begun")
 
     assert error.value.details["reason"] == "total_budget_exhausted"
+
+
+PROGRAM = """
+import sys
+from ironcage_http.client import session
+s = session(*sys.argv[1:3], outbox=sys.argv[3])
+with s.call(model="gpt-4o", max_tokens=500) as call:
+    call.commit({"prompt_tokens": 1_000, "completion_tokens": 100})
+"""
+
+
+@pytest.mark.parametrize(
+    ("ending", "spent", "code"),
+    [
+        ("", COST, 0),
+        ("raise SystemExit(3)", COST, 3),
+        ("open_call = s.call(model='gpt-4o', max_tokens=500).begin()", COST + MOST, 0),
+    ],
+    ids=["ends", "exits", "in a call"],
+)
+def test_a_program_that_just_ends_has_reported_all_and_waited_for_nobody(
+    standing: Panel, tmp_path: Path, ending: str, spent: int, code: int
+) -> None:
+    """Its lease is back, unless a call is open that only the next start can count."""
+    agent = standing.hire()
+    began = time.monotonic()
+    command = [sys.executable, "-c", f"{PROGRAM}{ending}", standing.url, agent.token, str(tmp_path)]
+
+    assert subprocess.run(command, check=False, timeout=60).returncode == code  # noqa: S603 - our own program
+
+    assert time.monotonic() - began < 9
+    assert standing.balance(agent).spent == COST
+    assert (standing.balance(agent).held == 0) == (spent == COST)
+    session(standing.url, agent.token, outbox=tmp_path).close()
+    assert (standing.balance(agent).spent, standing.balance(agent).held) == (spent, 0)
