@@ -14,6 +14,7 @@ import time
 import uuid
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Final
 
 from ironcage_core.domain.money import MAX_MICROS, Micros
 from ironcage_core.domain.prices import TokenCounts
@@ -26,8 +27,11 @@ from ironcage_http.client_outbox import Intent, Outbox
 from ironcage_http.client_protocol import ControlPlane
 from ironcage_http.client_sender import Sender, patiently
 from ironcage_http.client_terms import Terms
+from ironcage_storage.system import SystemClock
 
 logger = logging.getLogger(__name__)
+
+_now: Final = SystemClock().now
 
 
 @dataclass(frozen=True, slots=True)
@@ -119,7 +123,7 @@ class Engine:
         request_id = str(uuid.uuid4())
         try:
             lent = self.leases.lent
-            intent = Intent(request_id, lent.lease_id, model, lent.provider, reservation.amount, tokens, now())
+            intent = Intent(request_id, lent.lease_id, model, lent.provider, reservation.amount, tokens, _now())
             self._outbox.intend(intent)
         except BaseException as error:
             if not isinstance(error, Exception):  # Ctrl-C: it may be on disk, and the call is not made
@@ -153,7 +157,7 @@ class Engine:
             cost=min(cost, MAX_MICROS),
             tokens=min(max(tokens, 1), MAX_MICROS),
             counts=counts,
-            occurred_at=now(),
+            occurred_at=_now(),
             is_estimated=is_estimated,
         )
         try:
@@ -289,8 +293,3 @@ class Engine:
         while self.spending.waiting:
             self._sender.send()
         self.leases.return_debts()
-
-
-def now() -> int:
-    """Return the time of this machine in milliseconds since the epoch."""
-    return time.time_ns() // 1_000_000

@@ -18,6 +18,7 @@ from typing import Final
 
 from ironcage_core.errors.runtime import OutboxError
 from ironcage_http.client_journal import OpenItems, Record, line_of, lines_of
+from ironcage_http.folders import sync_folder
 
 logger = logging.getLogger(__name__)
 
@@ -254,15 +255,6 @@ def append_shared(path: Path, line: bytes) -> None:
         os.fsync(file.fileno())
     if is_new:
         sync_folder(path.parent)
-
-
-def sync_folder(folder: Path) -> None:
-    """Wait until what the folder lists is on disk."""
-    handle = os.open(folder, os.O_RDONLY | os.O_CLOEXEC)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
 
 
 def _make_folder(folder: Path) -> None:

@@ -13,7 +13,7 @@ import uuid
 from typing import Final, NamedTuple
 
 from ironcage_core.domain.money import Micros
-from ironcage_core.errors.runtime import ControlPlaneError, SessionClosedError, SessionStoppedError
+from ironcage_core.errors.runtime import ControlPlaneError, SessionClosedError, SessionStoppedError, UnreachableError
 from ironcage_core.errors.tree import IroncageError
 from ironcage_core.runtime.lease_session import LeaseSession
 from ironcage_http.client_outbox import Outbox
@@ -182,8 +182,8 @@ class Leases:
                 self.block(error)
                 raise
             except IroncageError as error:
-                asked_s = error.details.get("retry_after_s")
-                self._put_off(error, min(asked_s, BELIEVED_S) if isinstance(asked_s, int | float) else 0.0)
+                asked_s = error.retry_after_s if isinstance(error, UnreachableError) else 0.0
+                self._put_off(error, min(asked_s, BELIEVED_S))
                 raise
             self._attempt = None
 

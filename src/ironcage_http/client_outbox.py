@@ -10,7 +10,6 @@ Source: contract budget.md 10 (runtime killed) and 11 (never drop; dead-letter l
 import logging
 import re
 import threading
-import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Final, NamedTuple
@@ -31,7 +30,9 @@ from ironcage_http.client_journal import (
     VoidLine,
     read_journal,
 )
-from ironcage_http.client_journal_file import DRAFT, JOURNAL, JournalFile, append_shared, sync_folder, take
+from ironcage_http.client_journal_file import DRAFT, JOURNAL, JournalFile, append_shared, take
+from ironcage_http.folders import sync_folder
+from ironcage_storage.system import SystemClock
 
 __all__ = ["DEAD_LETTERS", "Intent", "Left", "Outbox"]
 
@@ -129,7 +130,7 @@ class Outbox:
     def bury(self, spend: Spend, code: str, message: str) -> None:
         """Put a spend that the control plane will never take where a person finds it, and close it."""
         self._journal.check_open()
-        line = {"at": time.time_ns() // 1_000_000, "code": code, "message": message, "spend": spend._asdict()}
+        line = {"at": SystemClock().now(), "code": code, "message": message, "spend": spend._asdict()}
         try:
             append_shared(self._folder / DEAD_LETTERS, msgspec.json.encode(line) + b"\n")
         except OSError as error:

@@ -7,7 +7,6 @@ Source: contract budget.md 5.1 to 5.4.
 """
 
 import math
-import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
@@ -24,10 +23,12 @@ from ironcage_http import client_failures as failures
 from ironcage_http import client_target as target
 from ironcage_http import client_wire as wire
 from ironcage_storage.sealed.ip_tokens import IpTokenError, open_ip_token
+from ironcage_storage.system import SystemClock
 
 T = TypeVar("T")
 
 _SHORTEST_SECRET: Final = 16
+_now: Final = SystemClock().now
 
 
 @dataclass(frozen=True, slots=True)
@@ -283,7 +284,3 @@ class ControlPlane:
     def _server_now(self, response: httpx.Response) -> Instant:
         date = failures.date_of(response)
         return _now() + self.clock_offset_ms if date is None else date
-
-
-def _now() -> Instant:
-    return time.time_ns() // 1_000_000

@@ -4,6 +4,7 @@ import json
 import re
 import sys
 from collections.abc import Mapping
+from functools import cache
 from typing import Any, Final, NamedTuple, Protocol
 
 import httpx
@@ -149,11 +150,16 @@ def visible(error: IroncageError, request: httpx.Request) -> IroncageError:
     anthropic = sys.modules.get("anthropic")
     if anthropic is None or "anthropic-version" not in request.headers:
         return error
-    ours = type(error)
-    kind: Any = type(ours.__name__, (ours, anthropic.AnthropicError), {"__module__": ours.__module__})
+    ours: type = type(error)
+    kind = _of_both(ours, anthropic.AnthropicError)
     both: IroncageError = kind.__new__(kind, *error.args)
     both.__dict__.update(error.__dict__)
     return both
+
+
+@cache
+def _of_both(ours: type, theirs: type) -> Any:  # noqa: ANN401 - a class made here
+    return type(ours.__name__, (ours, theirs), {"__module__": __name__})  # no part of our tree of errors
 
 
 def library_of(kind: object) -> str:

@@ -134,7 +134,7 @@ class Sender:
                     self._renew()
                 rests = pauses()
             except UnreachableError as error:
-                self._pause(max(next(rests), min(retry_after_s(error), LONGEST_PAUSE_S)))
+                self._pause(max(next(rests), min(error.retry_after_s, LONGEST_PAUSE_S)))
             except IroncageError as error:
                 if not self._is_over:
                     self._leases.block(error)
@@ -186,22 +186,16 @@ def patiently(step: Callable[[], None], timeout_s: float) -> None:
         UnreachableError: The control plane did not answer in all that time.
     """
     until = time.monotonic() + timeout_s
-    for pause in pauses():
+    for rest in pauses():
         try:
             step()
         except UnreachableError as error:
-            pause = max(pause, retry_after_s(error))  # noqa: PLW2901
+            pause = max(rest, error.retry_after_s)
             if time.monotonic() + pause > until:
                 raise
             time.sleep(pause)
         else:
             return
-
-
-def retry_after_s(error: UnreachableError) -> float:
-    """Return for how long the control plane wants to be left alone."""
-    asked_s = error.details.get("retry_after_s")
-    return asked_s if isinstance(asked_s, int | float) else 0.0
 
 
 def pauses() -> Iterator[float]:

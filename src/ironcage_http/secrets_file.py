@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Final
 
 from ironcage_core.errors.tree import StartupError
+from ironcage_http.folders import sync_folder
 from ironcage_storage.sealed.vault import MasterKey
 
 SUFFIX: Final = ".secrets"
@@ -149,7 +150,7 @@ def _write(path: Path, content: bytes, put: Callable[[Path, Path], object]) -> N
         put(draft, path)
     finally:
         draft.unlink(missing_ok=True)
-    _sync_folder(path.parent)
+    sync_folder(path.parent)
 
 
 def _link(draft: Path, path: Path) -> None:
@@ -157,14 +158,6 @@ def _link(draft: Path, path: Path) -> None:
         path.hardlink_to(draft)
     except FileExistsError:
         return  # another process was faster: its secrets count
-
-
-def _sync_folder(folder: Path) -> None:
-    handle = os.open(folder, os.O_RDONLY | os.O_CLOEXEC)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
 
 
 def _content(jwt_secret: str, ic_token_secret: str, master_key: MasterKey, previous: MasterKey | None) -> bytes:

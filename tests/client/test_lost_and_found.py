@@ -17,6 +17,7 @@ from ironcage_core.services.ic_tokens import issue_ic_token
 from ironcage_http import client_engine, client_protocol
 from ironcage_http.client import async_session, session
 from ironcage_storage.sealed.tokens import IcTokenSigner
+from ironcage_storage.system import SystemClock
 from tests.support.panel import USD, Panel
 from tests.support.world import ADMIN
 
@@ -114,9 +115,9 @@ def test_what_a_dead_session_has_spent_is_dated_by_the_control_planes_clock(
 ) -> None:
     """Also if it is the first thing that a runtime with a wrong clock has to say."""
     agent = standing.hire()
-    real = client_engine.now
-    for module, name in ((client_engine, "now"), (client_protocol, "_now")):  # the server's clock is right
-        monkeypatch.setattr(module, name, lambda: real() + hours * HOUR_MS)
+    real = SystemClock().now
+    for module in (client_engine, client_protocol):  # the server's clock is right
+        monkeypatch.setattr(module, "_now", lambda: real() + hours * HOUR_MS)
     dead = session(standing.url, agent.token, outbox=tmp_path)
     with dead._engine.leases.wire:
         with dead.call(**CALL) as call:

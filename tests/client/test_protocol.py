@@ -7,7 +7,7 @@ import pickle
 import time
 import traceback
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from decimal import Decimal
 from email.utils import formatdate
 from functools import partial
@@ -22,17 +22,14 @@ from ironcage_core.domain.prices import TokenCounts
 from ironcage_core.domain.usage import UsageRecord
 from ironcage_core.errors.runtime import ControlPlaneError, SessionClosedError, UnreachableError
 from ironcage_core.errors.tree import IroncageError
-from ironcage_core.ports.storage import UnitOfWork
 from ironcage_core.runtime.lease_session import Spend
-from ironcage_core.services.agents import create_agent
 from ironcage_core.services.leasing import revoke_leases
 from ironcage_http.client_protocol import ControlPlane, Denied, Fate, Lent
-from ironcage_http.server import ApiServer, embedded_settings
-from ironcage_http.settings import Settings
+from ironcage_http.server import embedded_settings
 from ironcage_storage.sealed.ip_tokens import IpTokenSealer
-from ironcage_storage.sealed.tokens import IcTokenSigner
 from ironcage_storage.sqlite.store import SqliteStore
-from tests.support.servers import add_agent, free_port
+from tests.support.panel import Panel
+from tests.support.servers import free_port
 from tests.support.web import API_KEY
 from tests.support.world import ADMIN
 
@@ -46,48 +43,21 @@ HTML = {"Content-Type": "text/html; charset=utf-8"}
 Answering = Callable[[httpx.Request], httpx.Response]
 
 
-@dataclass(frozen=True)
-class Running:
-    """A control plane that runs, and where it keeps its books."""
-
-    store: SqliteStore
-    settings: Settings
-    url: str
-
-
-@pytest.fixture(scope="module")
-def running(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
-    settings = embedded_settings()
-    with SqliteStore(tmp_path_factory.mktemp("plane") / "iron.db") as store:
-        add_agent(store, settings)  # and with it an owner and a provider key
-        with ApiServer(store, settings=settings) as server:
-            yield Running(store, settings, server.url)
+@pytest.fixture
+def store(standing: Panel) -> SqliteStore:
+    return standing.store
 
 
 @pytest.fixture
-def store(running: Running) -> SqliteStore:
-    return running.store
-
-
-@pytest.fixture
-def token(running: Running) -> str:
+def token(standing: Panel) -> str:
     """The IC token of a new agent with $20."""
-
-    def hire(uow: UnitOfWork) -> str:
-        owner = uow.users.find_by_username("owner")
-        assert owner is not None
-        keys = [key.id for key in uow.provider_keys.all()]
-        signer = IcTokenSigner(running.settings.ic_token_secret)
-        create = partial(create_agent, uow, name="runtime", budget=20 * USD, owner_id=owner.id, provider_key_ids=keys)
-        return create(actor=ADMIN, signer=signer).ic_token.value
-
-    return running.store.write(hire)
+    return standing.hire(20 * USD).token
 
 
 @pytest.fixture
-def plane(running: Running, token: str) -> Iterator[ControlPlane]:
+def plane(standing: Panel, token: str) -> Iterator[ControlPlane]:
     """A control plane that runs, called for a new agent with $20."""
-    plane = ControlPlane(running.url, token)
+    plane = ControlPlane(standing.url, token)
     yield plane
     plane.close()
 
@@ -780,13 +750,13 @@ def test_http_to_another_machine_needs_a_word(host: str) -> None:
 
 
 def test_what_stays_on_this_machine_takes_no_proxy(
-    monkeypatch: pytest.MonkeyPatch, running: Running, token: str
+    monkeypatch: pytest.MonkeyPatch, standing: Panel, token: str
 ) -> None:
     """A proxy of the environment would get the token unencrypted."""
     monkeypatch.setenv("HTTP_PROXY", f"http://127.0.0.1:{free_port()}")
     monkeypatch.setenv("http_proxy", f"http://127.0.0.1:{free_port()}")
 
-    plane = ControlPlane(running.url, token)
+    plane = ControlPlane(standing.url, token)
 
     assert borrow(plane).api_key == API_KEY
     plane.close()

@@ -85,6 +85,12 @@ class UnreachableError(UnavailableError):
 
     code = "CONTROL_PLANE_UNREACHABLE"
 
+    @property
+    def retry_after_s(self) -> float:
+        """For how many seconds it wants to be left alone; 0 if it does not say."""
+        asked_s = self.details.get("retry_after_s")
+        return asked_s if isinstance(asked_s, int | float) else 0.0
+
 
 class ControlPlaneError(RefusalError):
     """The control plane refused; `details` hold its `status`, its `reason` (a code) and its details."""
