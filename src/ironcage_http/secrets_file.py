@@ -1,31 +1,26 @@
 """The secrets file: what a server without any configuration signs and encrypts with, kept beside its database.
 
-It is made once, and changes only when its master key is renewed. The whole file is written and synced under a name of
-its own first and then linked to its place, which fails where another process was faster, or renamed over the one it
-replaces: whoever reads sees one complete file.
+It is made once, and changes only when its master key is renewed. A new one is linked to its place, which fails where
+another process was faster; a changed one is renamed over the one it replaces.
 No error holds what the file says, nor does anything chained to it.
 
 Source: contract identity.md 10, "No configuration".
 """
 
 import json
-import os
 import secrets
-import stat
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Final
 
 from ironcage_core.errors.tree import StartupError
-from ironcage_http.folders import sync_folder
+from ironcage_http.private_files import NotPrivateError, read_private, write_private
 from ironcage_storage.sealed.vault import MasterKey
 
 SUFFIX: Final = ".secrets"
 
 _VERSION: Final = 1
-_OWNER_ONLY: Final = 0o600
-_OTHERS: Final = 0o077
 _SECRET_BYTES: Final = 32
 _MIN_CHARS: Final = 32
 _LARGEST: Final = 65_536
@@ -112,7 +107,7 @@ def _replace(database: Path, stored: StoredSecrets) -> StoredSecrets:
     path = secrets_path(database)
     previous = stored.previous_master_key
     try:
-        _write(path, _content(stored.jwt_secret, stored.ic_token_secret, stored.master_key, previous), Path.replace)
+        write_private(path, _content(stored.jwt_secret, stored.ic_token_secret, stored.master_key, previous))
     except OSError as error:
         raise SecretsFileError(f"The secrets file {path} cannot be replaced: {error.strerror}") from error
     return stored
@@ -120,37 +115,14 @@ def _replace(database: Path, stored: StoredSecrets) -> StoredSecrets:
 
 def _read(path: Path) -> bytes | None:
     try:
-        # Without O_NONBLOCK a named pipe in its place would hang the start.
-        handle = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
-    except FileNotFoundError:
-        return None
-    with os.fdopen(handle, "rb") as file:
-        mode = os.fstat(handle).st_mode
-        if not stat.S_ISREG(mode):
-            raise SecretsFileError(f"The secrets file {path} is not a regular file")
-        if mode & _OTHERS:
-            raise SecretsFileError(f"The secrets file {path} is open to group or others: run chmod 600 on it")
-        return file.read(_LARGEST)
+        return read_private(path, most=_LARGEST)
+    except NotPrivateError as error:
+        raise SecretsFileError(f"The secrets file {path} {error}") from None
 
 
 def _make(path: Path) -> None:
     jwt_secret, ic_token_secret = (secrets.token_urlsafe(_SECRET_BYTES) for _ in range(2))
-    _write(path, _content(jwt_secret, ic_token_secret, MasterKey.generate(), None), _link)
-
-
-def _write(path: Path, content: bytes, put: Callable[[Path, Path], object]) -> None:
-    """Write a file under a name of its own, then put it in its place; no draft stays behind."""
-    draft = path.with_name(f"{path.name}.{secrets.token_hex(8)}")
-    handle = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, _OWNER_ONLY)
-    try:
-        with os.fdopen(handle, "wb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(handle)
-        put(draft, path)
-    finally:
-        draft.unlink(missing_ok=True)
-    sync_folder(path.parent)
+    write_private(path, _content(jwt_secret, ic_token_secret, MasterKey.generate(), None), _link)
 
 
 def _link(draft: Path, path: Path) -> None:

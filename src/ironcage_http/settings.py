@@ -109,7 +109,7 @@ def read_settings(environ: Mapping[str, str], *, folder: Path = Path()) -> Setti
         SettingsError: At least one rule is broken; all of them are listed, and nothing was made.
     """
     env = Environment(environ, v.VARIABLES)
-    env.warn_of_strangers("IRON_", known=[each.name for each in v.VARIABLES], later=LATER)
+    env.warn_of_strangers("IRON_", known=[each.name for each in (*v.VARIABLES, *v.OF_THE_COMMAND_LINE)], later=LATER)
     here = _read_deployment(env, folder)
     _check_relations(env)
     plain = _read_plain(env, here, folder)

@@ -181,4 +181,19 @@ RESET_DATABASE: Final = kinds.flag("IRON_DEV_RESET_DB", False, "false", "true on
 DEMO_SEED: Final = kinds.flag("ENABLE_DEMO_SEED", False, "false", "true is refused in production")
 
 VARIABLES: Final[tuple[Variable[Any], ...]] = tuple(each for each in globals().values() if isinstance(each, Variable))
-"""All of the above, in their order."""
+"""All of the above, in their order: the settings of a server."""
+
+CLI_URL: Final = kinds.plain_text(
+    "IRON_URL", "an address such as https://ironcage.example.com", r"\s*\S+\s*", note="which control plane to ask"
+)
+CLI_TOKEN: Final = kinds.plain_text(
+    "IRON_API_TOKEN",
+    "visible ASCII characters without blanks",
+    r"[!-~]+",
+    note="an API token to ask with, instead of the stored login",
+)
+CONFIG_FOLDER: Final = kinds.plain_text(
+    "IRON_CONFIG_DIR", "a path", r"[^\0]+", "`ironcage` in the user's configuration folder", "where the login is stored"
+)
+OF_THE_COMMAND_LINE: Final[tuple[Variable[Any], ...]] = (CLI_URL, CLI_TOKEN, CONFIG_FOLDER)
+"""What the commands that ask a server read; a server passes over them."""

@@ -16,8 +16,8 @@ from click.testing import CliRunner
 from ironcage_core.ports.storage import UnitOfWork
 from ironcage_core.services.master_key import key_in_use, note_key_in_use
 from ironcage_core.services.provider_keys import add_provider_key
-from ironcage_http import key_commands
 from ironcage_http.cli import main
+from ironcage_http.commands import keys as key_commands
 from ironcage_http.secrets_file import secrets_beside, secrets_path
 from ironcage_http.settings import read_settings
 from ironcage_storage.sealed.vault import AesGcmVault, MasterKey
@@ -227,7 +227,7 @@ def test_a_rotation_killed_at_any_point_is_finished_by_the_next(tmp_path: Path) 
     database, count = tmp_path / "iron.db", key_commands.BATCH * 6
     fill(database, count=count)
     program = (
-        "import time; from ironcage_http import key_commands; reseal = key_commands.reseal\n"
+        "import time; from ironcage_http.commands import keys as key_commands; reseal = key_commands.reseal\n"
         "def slow(*args, **kwargs):\n"
         "    time.sleep(0.03); print('batch', flush=True); return reseal(*args, **kwargs)\n"
         f"key_commands.reseal = slow; key_commands.BATCH = 8\n{MAIN}"

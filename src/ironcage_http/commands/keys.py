@@ -19,7 +19,8 @@ from ironcage_core.services.master_key import (
     secrets_to_reseal,
 )
 from ironcage_http import variables as v
-from ironcage_http.command_errors import telling
+from ironcage_http.commands.failures import telling
+from ironcage_http.commands.shell import Command, Group
 from ironcage_http.environment import Environment
 from ironcage_http.secrets_file import (
     forget_previous_master_key,
@@ -38,7 +39,7 @@ BATCH: Final = 32
 _EXISTING: Final = click.Path(exists=True, dir_okay=False, path_type=Path)
 
 
-@click.group()
+@click.group(cls=Group)
 def keys() -> None:
     """Renew the master key that encrypts provider keys, while the server goes on serving."""
 
@@ -112,7 +113,7 @@ def forget(database: Path, offline: bool) -> None:
     click.echo(f"master key {old.key_id} is gone from {secrets_path(database)}")
 
 
-@click.command()
+@click.command(cls=Command)
 @click.argument("database", type=_EXISTING)
 def doctor(database: Path) -> None:
     """Check the file DATABASE and whether every secret in it decrypts; exit 1 if anything is wrong."""

@@ -20,7 +20,8 @@ from ironcage_core.services.accounts import add_user, first_admin, user_problems
 from ironcage_core.services.logins import find_account
 from ironcage_core.services.user_changes import reset_password
 from ironcage_http import variables
-from ironcage_http.command_errors import telling
+from ironcage_http.commands.failures import telling
+from ironcage_http.commands.shell import Group
 from ironcage_http.environment import Environment
 from ironcage_storage.sealed.passwords import Argon2PasswordHasher, new_password
 from ironcage_storage.sqlite.store import SqliteStore
@@ -48,7 +49,7 @@ class Secret(NamedTuple):
         return f"Secret(is_generated={self.is_generated})"
 
 
-@click.group()
+@click.group(cls=Group)
 def admin() -> None:
     """Add admins and reset passwords on the database file, with or without a server running."""
 

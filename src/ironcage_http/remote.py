@@ -1,0 +1,215 @@
+"""A control plane as a program for people calls it: one request, one answer, and a session that renews itself.
+
+A session's tokens go to the address they were given for and nowhere else.
+"""
+
+import signal
+import threading
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from decimal import Decimal
+from types import FrameType
+from typing import Any, Final
+
+import httpx
+import msgspec
+
+from ironcage_http.answers import AnsweredError, NoAnswerError
+from ironcage_http.logins import Login, LoginFile
+
+TIMEOUT_S: Final = 60.0
+"""Longer than the server takes for its longest question."""
+
+_decode: Final = msgspec.json.Decoder(float_hook=Decimal).decode
+encode: Final = msgspec.json.Encoder(decimal_format="number").encode
+"""Writes a body; amounts stay exact."""
+
+
+class Remote:
+    """Speaks to one control plane.
+
+    Args:
+        client: Sends the requests.
+        url: Where the interface is, down to its base path.
+        login: Who asks; None for nobody.
+        file: Where a renewed login is stored; None if it is not a stored one.
+    """
+
+    def __init__(
+        self, client: httpx.Client, url: str, login: Login | None = None, file: LoginFile | None = None
+    ) -> None:
+        self._client = client
+        self._login = login
+        self._file = file
+        self.url = url
+
+    @property
+    def login(self) -> Login | None:
+        """Who asks, with the tokens as they are by now."""
+        return self._login
+
+    def acting_as(self, login: Login) -> "Remote":
+        """Return the same control plane for somebody whose login is not stored."""
+        return Remote(self._client, self.url, login)
+
+    def get(self, path: str, **query: object) -> Any:  # noqa: ANN401 - JSON
+        """Return the JSON of a GET; parameters that are None are left out."""
+        return self.ask("GET", path, query=query)
+
+    def post(self, path: str, **body: object) -> Any:  # noqa: ANN401 - JSON
+        """Return the JSON of a POST; fields that are None are left out."""
+        return self.ask("POST", path, body=_given(body))
+
+    def put(self, path: str, **body: object) -> Any:  # noqa: ANN401 - JSON
+        """Return the JSON of a PUT; fields that are None are left out."""
+        return self.ask("PUT", path, body=_given(body))
+
+    def patch(self, path: str, **body: object) -> Any:  # noqa: ANN401 - JSON
+        """Return the JSON of a PATCH; fields that are None are left out."""
+        return self.ask("PATCH", path, body=_given(body))
+
+    def delete(self, path: str, **query: object) -> Any:  # noqa: ANN401 - JSON
+        """Return the JSON of a DELETE, None if it answers nothing."""
+        return self.ask("DELETE", path, query=query)
+
+    def ask(
+        self,
+        method: str,
+        path: str,
+        *,
+        query: Mapping[str, object] | None = None,
+        body: object = None,
+        headers: Mapping[str, str] | None = None,
+        may_be_text: bool = False,
+    ) -> Any:  # noqa: ANN401 - JSON
+        """Return the JSON of an answer, None for an empty one.
+
+        Args:
+            method: Of HTTP.
+            path: Below the base path, with its leading slash.
+            query: Parameters; None is left out, a list is sent as often as it has members.
+            body: Sent as JSON; None for none.
+            headers: Sent beside those that every request has.
+            may_be_text: An answer that is no JSON is one all the same, and returned as a text.
+
+        Raises:
+            AnsweredError: The server refused.
+            NoAnswerError: There was no answer that can be understood.
+        """
+        content = None if body is None else encode(body)
+        response = self._send(method, path, query, content, headers)
+        if response.status_code == 401 and self._file is not None and self._may_renew(response, self._file):
+            response = self._send(method, path, query, content, headers)
+        return _read(response, may_be_text=may_be_text)
+
+    def _send(
+        self,
+        method: str,
+        path: str,
+        query: Mapping[str, object] | None,
+        content: bytes | None,
+        headers: Mapping[str, str] | None,
+    ) -> httpx.Response:
+        sent = dict(headers or {})
+        if content is not None:
+            sent["Content-Type"] = "application/json"
+        if self._login is not None:
+            sent["Authorization"] = f"Bearer {self._login.access_token}"
+        try:
+            return self._client.request(
+                method, self.url + path, params=_parameters(query or {}), content=content, headers=sent
+            )
+        except httpx.TimeoutException:
+            raise NoAnswerError(f"took longer than {TIMEOUT_S:.0f} s") from None
+        except httpx.HTTPError as error:
+            raise NoAnswerError(str(error) or type(error).__name__) from None
+
+    def _may_renew(self, response: httpx.Response, file: LoginFile) -> bool:
+        """Renew a session whose access token is over; tell whether there is something new to ask with."""
+        login = self._login
+        if login is None or login.refresh_token is None or _refusal(response).code != "AUTH_TOKEN_EXPIRED":
+            return False
+        with file.locked():
+            stored = file.load()
+            if stored is None or stored.url != login.url:  # logged out meanwhile, or in elsewhere
+                return False
+            if stored.access_token == login.access_token:
+                stored = self._renewed(stored, file)
+            self._login = stored
+        return True
+
+    def _renewed(self, login: Login, file: LoginFile) -> Login:
+        """Exchange the refresh token, which works once, and keep the new one before anything else can happen."""
+        with _unhurried():
+            answer = _read(self._post_refresh(login))
+            renewed = Login(login.url, login.username, answer["access_token"], answer["refresh_token"])
+            file.save(renewed)
+        return renewed
+
+    def _post_refresh(self, login: Login) -> httpx.Response:
+        try:
+            return self._client.post(self.url + "/auth/refresh", json={"refresh_token": login.refresh_token})
+        except httpx.HTTPError as error:
+            raise NoAnswerError(str(error) or type(error).__name__) from None
+
+
+@contextmanager
+def _unhurried() -> Iterator[None]:
+    """Let Ctrl-C wait until the block is over."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    waiting: list[int] = []
+
+    def remember(number: int, _: FrameType | None) -> None:
+        waiting.append(number)
+
+    before = signal.signal(signal.SIGINT, remember)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)
+        if waiting:
+            signal.raise_signal(signal.SIGINT)
+
+
+def _given(body: Mapping[str, object]) -> dict[str, object]:
+    return {name: value for name, value in body.items() if value is not None}
+
+
+def _parameters(query: Mapping[str, object]) -> httpx.QueryParams:
+    parameters: list[tuple[str, Any]] = []
+    for name, value in query.items():
+        several = value if isinstance(value, list | tuple) else [value]
+        parameters += [(name, _text(each)) for each in several if each is not None]
+    return httpx.QueryParams(parameters)
+
+
+def _text(value: object) -> str:
+    return str(value).lower() if isinstance(value, bool) else str(value)
+
+
+def _read(response: httpx.Response, *, may_be_text: bool = False) -> Any:  # noqa: ANN401 - JSON
+    if not response.is_success:
+        raise _refusal(response)
+    if not response.content:
+        return None
+    if may_be_text and not response.headers.get("content-type", "").startswith("application/json"):
+        return response.text
+    try:
+        return _decode(response.content)
+    except msgspec.DecodeError:
+        raise NoAnswerError("answered what is not JSON") from None
+
+
+def _refusal(response: httpx.Response) -> AnsweredError:
+    """Return a refusal in the one shape of errors.
+
+    Raises:
+        NoAnswerError: It has another shape, so it is not ironcage's.
+    """
+    try:
+        told = _decode(response.content)
+        return AnsweredError(response.status_code, told["code"], told["error"], told.get("details") or {})
+    except (msgspec.DecodeError, KeyError, TypeError, AttributeError):
+        raise NoAnswerError(f"answered {response.status_code}, and not as ironcage does") from None
