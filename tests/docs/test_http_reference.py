@@ -2,7 +2,7 @@
 
 from ironcage_http import openapi
 from ironcage_http.app import ROUTES
-from scripts import events_reference, http_reference, permissions_reference
+from scripts import command_reference, events_reference, http_reference, permissions_reference
 
 
 def test_the_page_lists_what_the_app_serves() -> None:
@@ -49,3 +49,8 @@ def test_openapi_names_every_media_type_of_an_answer() -> None:
     }
 
     assert other == {(f"{openapi.BASE}/analytics/export/{what}", "text/csv") for what in ("usage", "spending")}
+
+
+def test_the_page_of_the_command_line_is_what_the_commands_take() -> None:
+    """Run scripts/command_reference.py after a change of a command."""
+    assert command_reference.PAGE.read_text() == command_reference.page()

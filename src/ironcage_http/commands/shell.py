@@ -107,6 +107,16 @@ class Main(click.Group):
         command: click.Command = getattr(import_module(place.module), place.name)
         return command
 
+    def invoke(self, ctx: click.Context) -> Any:  # noqa: ANN401 - click's
+        """Run the command; an output that nobody reads any more is no failure of it."""
+        try:
+            return super().invoke(ctx)
+        except OSError as error:
+            if error.errno != errno.EPIPE:
+                raise
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # the flush at exit would fail as well
+            return Exit.DONE
+
     def main(self, args: Sequence[str] | None = None, *rest: Any, **options: Any) -> NoReturn:  # noqa: ANN401 - click's
         """Run a command line and exit."""
         given = list(sys.argv[1:] if args is None else args)
@@ -127,11 +137,6 @@ def _ending(*, as_json: bool) -> Iterator[None]:
     except (click.Abort, KeyboardInterrupt):
         _tell(Failure(Exit.INTERRUPTED, _STOPPED, code="INTERRUPTED"), as_json=as_json)
         raise SystemExit(Exit.INTERRUPTED) from None
-    except OSError as error:
-        if error.errno != errno.EPIPE:
-            raise
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # nobody reads; the last flush must not fail too
-        raise SystemExit(Exit.DONE) from None
 
 
 def _tell(error: click.ClickException, *, as_json: bool) -> None:
