@@ -2,6 +2,7 @@
 
 import re
 from typing import Any, Final, TextIO
+from urllib.parse import parse_qsl
 
 import click
 import msgspec
@@ -37,12 +38,13 @@ def api(
     """
     body: Any = _body(source, texts, values)
     headers = {} if idempotency_key is None else {"Idempotency-Key": idempotency_key}
+    place, _, in_path = path.partition("?")
     query: dict[str, list[str]] = {}
-    for name, value in map(_pair, queries):
+    for name, value in [*parse_qsl(in_path, keep_blank_values=True), *map(_pair, queries)]:
         query.setdefault(name, []).append(value)
     with control_plane() as remote:
         answer = remote.ask(
-            method.upper(), _BASE.sub("/", path, count=1), query=query, body=body, headers=headers, may_be_text=True
+            method.upper(), _BASE.sub("/", place, count=1), query=query, body=body, headers=headers, may_be_text=True
         )
     if isinstance(answer, str):
         click.echo(answer, nl=False)
