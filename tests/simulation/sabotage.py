@@ -88,8 +88,8 @@ def abandon(store: SqliteStore) -> None:
     store._connection.close()  # with it SQLite rolls back what was open
     assert store._queue is not None
     store._queue.close()
-    while not store._readers.empty():
-        reader = store._readers.get()
+    while not store._readers._idle.empty():
+        reader = store._readers._idle.get()
         if isinstance(reader, tuple):  # the others were never opened
             reader[0].close()
 

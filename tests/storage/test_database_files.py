@@ -183,3 +183,18 @@ def _complaint(database: Path) -> str:
     except IroncageError as error:
         assert isinstance(error, DatabaseDamagedError)  # noqa: PT017 - the error is the complaint
         return error.message
+
+
+def test_a_new_database_and_its_log_are_for_their_owner_alone(database: Path) -> None:
+    """Whatever the umask allows; one that is there keeps the mode it has."""
+    with SqliteStore(database) as store:
+        store.write(put_agent)
+        modes = {
+            each.name.removeprefix(database.name): each.stat().st_mode & 0o777 for each in database.parent.iterdir()
+        }
+    database.chmod(0o640)
+    with SqliteStore(database):
+        pass
+
+    assert modes == {"": 0o600, "-wal": 0o600, "-shm": 0o600}
+    assert database.stat().st_mode & 0o777 == 0o640

@@ -7,7 +7,8 @@ import pytest
 from ironcage_core.domain.ids import is_id
 from ironcage_core.errors.usage import QueryTimeoutError
 from ironcage_core.ports.storage import UnitOfWork
-from ironcage_storage.sqlite.store import READERS, SqliteStore
+from ironcage_storage.sqlite.readers import READERS
+from ironcage_storage.sqlite.store import SqliteStore
 from ironcage_storage.sqlite.unit_of_work import SqliteUnitOfWork
 
 _ENDLESS = "WITH RECURSIVE n (i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n) SELECT count(*) FROM n"

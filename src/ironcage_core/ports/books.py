@@ -90,6 +90,10 @@ class Leases(Protocol):
         """Return leases, newest first."""
         ...
 
+    def totals(self) -> Mapping[str, int]:
+        """Return how many leases of all agents each status has, from the kept totals."""
+        ...
+
     def of_agent(self, agent_id: str) -> Iterator[Lease]:
         """Yield every lease of the agent, by id."""
         ...

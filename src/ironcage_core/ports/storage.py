@@ -188,6 +188,16 @@ class Store(Protocol):
         """How many writes wait."""
         ...
 
+    @property
+    def refused_writes(self) -> int:
+        """How many writes were refused because too many waited."""
+        ...
+
+    @property
+    def file_sizes(self) -> tuple[int, int]:
+        """How many bytes the database has, and the log in front of it; 0 for what is in memory."""
+        ...
+
     async def glance_async(self, use_case: UseCase[T]) -> T:
         """As `read`, but at once on the event loop: for a few point reads that take microseconds."""
         ...
@@ -208,5 +218,12 @@ class Store(Protocol):
         """Have something called, in whatever thread, after each commit of this process that wrote events.
 
         It must not raise, nor wait. Returns what takes it back.
+        """
+        ...
+
+    def on_batch(self, listener: Callable[[int], None]) -> None:
+        """Have something called, in whatever thread, after each commit that writes shared, with how many they were.
+
+        It must not wait.
         """
         ...

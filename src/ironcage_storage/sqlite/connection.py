@@ -1,8 +1,9 @@
 """Connections: how a database file is opened, and what its errors mean to the core."""
 
+import os
 import sqlite3
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from time import monotonic
 from typing import Final
 
@@ -51,6 +52,8 @@ def connect(path: str, *, read_only: bool = False, must_exist: bool = False) -> 
         DatabaseDamagedError: The file is damaged or no SQLite database.
         StorageError: It cannot be opened.
     """
+    if path != MEMORY and not must_exist:
+        _make_private(path)
     try:
         # isolation_level None: the store alone decides where transactions begin and end.
         connection = sqlite3.connect(path, isolation_level=None, check_same_thread=False, cached_statements=512)
@@ -70,6 +73,12 @@ def connect(path: str, *, read_only: bool = False, must_exist: bool = False) -> 
             raise translated(error) from error
         raise
     return connection
+
+
+def _make_private(path: str) -> None:
+    """Make a file that is not there, for its owner alone; SQLite gives its log the same mode."""
+    with suppress(OSError):  # it is there, or SQLite says better why it cannot be
+        os.close(os.open(path, os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600))
 
 
 def check_is_ours(connection: sqlite3.Connection, *, must_exist: bool = False) -> None:

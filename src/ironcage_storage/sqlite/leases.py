@@ -113,6 +113,10 @@ class SqliteLeases:
         (total,) = self._session.query(sql, parameters, *reads).fetchone()
         return Page(rows, total)
 
+    def totals(self) -> Mapping[str, int]:
+        """Return how many leases of all agents each status has, from the kept totals."""
+        return dict(self._session.query("SELECT status, n FROM lease_totals", (), self._totals))
+
     def of_agent(self, agent_id: str) -> Iterator[Lease]:
         """Yield every lease of the agent, by id."""
         yield from self.table.rows("leases WHERE agent_id = ? ORDER BY id", (agent_id,))

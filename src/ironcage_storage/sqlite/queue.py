@@ -41,6 +41,8 @@ class WriteQueue:
         writer: Runs the batches.
         max_batch: At most how many units share a commit.
         max_waiting: At how many waiting callers a further one is refused.
+
+    `listeners` are called after each batch, with how many units it had; `refused` counts what found the queue full.
     """
 
     def __init__(self, writer: Writer, *, max_batch: int, max_waiting: int) -> None:
@@ -51,6 +53,8 @@ class WriteQueue:
         # Guards the order of the last job and the closing mark: nothing may slip in behind it and wait for ever.
         self._gate = threading.Lock()
         self._is_closed = False
+        self.refused = 0
+        self.listeners: tuple[Callable[[int], None], ...] = ()
         self._thread = threading.Thread(target=self._loop, name="ironcage-writer", daemon=True)
         self._thread.start()
 
@@ -64,6 +68,7 @@ class WriteQueue:
             if self._is_closed:
                 raise UnavailableError("The store is closed", retry_after_s=1)
             if self._jobs.qsize() >= self._max_waiting:
+                self.refused += 1
                 raise UnavailableError("Too many writes are waiting; try again", retry_after_s=1)
             self._jobs.put(job)
 
@@ -94,7 +99,9 @@ class WriteQueue:
             is_dirty = True
             batch = [job]
             is_last = self._fill(batch)
-            deliver(batch, self._outcomes(batch))
+            outcomes = self._outcomes(batch)
+            self._tell(len(batch))
+            deliver(batch, outcomes)
             if is_last:
                 return
 
@@ -116,6 +123,13 @@ class WriteQueue:
         except BaseException as error:  # the thread must outlive anything, or every later caller would wait for ever
             logger.exception("the writer failed")
             return [Outcome(error=error) for _ in batch]
+
+    def _tell(self, size: int) -> None:
+        for listener in self.listeners:
+            try:
+                listener(size)
+            except Exception:  # whoever looks on must not stop the thread
+                logger.exception("a listener of the writer failed")
 
     def _checkpoint(self) -> None:
         try:

@@ -6,6 +6,7 @@ Rows of an agent's books refer to it with RESTRICT: an agent is archived, never 
 
 import sqlite3
 from collections.abc import Sequence
+from typing import NamedTuple
 
 from sqlite_utils import Database, Migrations
 
@@ -119,7 +120,7 @@ def migrate(connection: sqlite3.Connection) -> None:
         connection.execute("BEGIN IMMEDIATE")
         try:
             check_is_ours(connection)
-            _check_is_known(connection)
+            standing(connection)
             # sqlite-utils runs each migration in a savepoint of our transaction.
             migrations.apply(Database(connection, execute_plugins=False))
             connection.execute(f"PRAGMA application_id = {APPLICATION_ID}")
@@ -131,9 +132,31 @@ def migrate(connection: sqlite3.Connection) -> None:
         raise translated(error) from error
 
 
-def _check_is_known(connection: sqlite3.Connection) -> None:
-    database = Database(connection, execute_plugins=False)
-    known = {migration.name for migration in migrations._migrations}  # noqa: SLF001 - it offers no public list
-    unknown = {migration.name for migration in migrations.applied(database)} - known
-    if unknown:
+class Step(NamedTuple):
+    """A migration: its name, and what it does in one sentence."""
+
+    name: str
+    purpose: str
+
+
+class Standing(NamedTuple):
+    """Which migrations a database has had, and which it lacks, oldest first."""
+
+    applied: tuple[Step, ...]
+    missing: tuple[Step, ...]
+
+
+def standing(connection: sqlite3.Connection) -> Standing:
+    """Tell how far a database has come; nothing is applied.
+
+    Raises:
+        DatabaseNewerError: A newer version of ironcage has written it.
+    """
+    steps = [Step(each.name, each.fn.__doc__ or "") for each in migrations._migrations]  # noqa: SLF001 - no public list
+    applied = {migration.name for migration in migrations.applied(Database(connection, execute_plugins=False))}
+    if applied - {step.name for step in steps}:
         raise DatabaseNewerError("The database was written by a newer version of ironcage; upgrade this program")
+    return Standing(
+        applied=tuple(step for step in steps if step.name in applied),
+        missing=tuple(step for step in steps if step.name not in applied),
+    )

@@ -5,13 +5,11 @@ a lock, because a second one would see an empty database; it runs each unit in t
 """
 
 import asyncio
-import queue
 import sqlite3
 import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future
 from contextlib import contextmanager
-from enum import Enum
 from pathlib import Path
 from types import TracebackType
 from typing import Final, Self, TypeVar
@@ -22,6 +20,7 @@ from ironcage_core.ports.system import Clock, Ids
 from ironcage_storage.sqlite.connection import MEMORY, connect, time_limit, translated
 from ironcage_storage.sqlite.glances import Glances, Reader
 from ironcage_storage.sqlite.queue import Job, WriteQueue
+from ironcage_storage.sqlite.readers import Readers
 from ironcage_storage.sqlite.schema import migrate
 from ironcage_storage.sqlite.session import ReadOnlyError
 from ironcage_storage.sqlite.unit_of_work import SqliteUnitOfWork
@@ -31,16 +30,8 @@ from ironcage_storage.system import SystemClock, TimeOrderedIds
 T = TypeVar("T")
 
 
-class Mark(Enum):
-    """What may lie in the readers' queue instead of a reader."""
-
-    UNOPENED = "a reader that its first use opens"
-    CLOSED = "the store is closed"
-
-
 MAX_BATCH: Final = 256
 MAX_WAITING: Final = 10_000
-READERS: Final = 4
 
 
 class SqliteStore:
@@ -73,6 +64,7 @@ class SqliteStore:
         self._clock = clock or SystemClock()
         self._ids = ids or TimeOrderedIds()
         self._connection = connect(self._path, must_exist=must_exist)
+        self._connections = [self._connection]
         try:
             migrate(self._connection)
         except BaseException:
@@ -84,11 +76,9 @@ class SqliteStore:
         self._is_closed = False
         self._closing = threading.Lock()
         self._queue: WriteQueue | None = None
-        self._readers: queue.LifoQueue[Reader | Mark] = queue.LifoQueue()
+        self._readers = Readers(self._open_reader)
         if self._path != MEMORY:
             self._queue = WriteQueue(self._writer, max_batch=max_batch, max_waiting=max_waiting)
-            for _ in range(READERS):
-                self._readers.put(Mark.UNOPENED)
         self._glances = Glances(self._open_reader)
 
     def _unit(self, connection: sqlite3.Connection, *, writable: bool) -> SqliteUnitOfWork:
@@ -159,12 +149,8 @@ class SqliteStore:
             return await self.write_async(use_case)
 
     def _read_only(self, use_case: UseCase[T], within_s: float | None) -> T:
-        connection, uow = self._take_reader()
-        try:
-            with time_limit(connection, within_s):
-                return self._read_with(connection, uow, use_case)
-        finally:
-            self._readers.put((connection, uow))
+        with self._readers.lent() as (connection, uow), time_limit(connection, within_s):
+            return self._read_with(connection, uow, use_case)
 
     def _read_with(self, connection: sqlite3.Connection, uow: SqliteUnitOfWork, use_case: UseCase[T]) -> T:
         try:
@@ -176,23 +162,12 @@ class SqliteStore:
                 uow.forget()
                 connection.execute("ROLLBACK")
         except sqlite3.Error as error:
+            self._check_open()  # else what was asked was given up because of that
             raise translated(error) from error
-
-    def _take_reader(self) -> Reader:
-        reader = self._readers.get()
-        if reader is Mark.CLOSED:
-            self._readers.put(reader)  # for the next one who waits
-            raise UnavailableError("The store is closed", retry_after_s=1)
-        if reader is not Mark.UNOPENED:
-            return reader
-        try:
-            return self._open_reader()
-        except BaseException:
-            self._readers.put(reader)
-            raise
 
     def _open_reader(self) -> Reader:
         connection = connect(self._path, read_only=True)
+        self._connections.append(connection)
         return connection, self._unit(connection, writable=False)
 
     def on_publish(self, listener: Callable[[], None]) -> Callable[[], None]:
@@ -201,6 +176,11 @@ class SqliteStore:
         It must not raise, nor wait. Returns what takes it back.
         """
         return self._feed.listen(listener)
+
+    def on_batch(self, listener: Callable[[int], None]) -> None:
+        """Have something called, in the writer's thread, after each batch, with how many units of work it had."""
+        if self._queue is not None:
+            self._queue.listeners += (listener,)
 
     @contextmanager
     def transaction(self) -> Iterator[UnitOfWork]:
@@ -227,8 +207,27 @@ class SqliteStore:
         """How many writes wait."""
         return self._queue.depth if self._queue else 0
 
+    @property
+    def refused_writes(self) -> int:
+        """How many writes were refused because too many waited."""
+        return self._queue.refused if self._queue else 0
+
+    @property
+    def file_sizes(self) -> tuple[int, int]:
+        """How many bytes the database file has, and the log beside it; 0 where there is none."""
+        return _size(self._path), _size(f"{self._path}-wal")
+
+    def interrupt(self) -> None:
+        """Give up the statements that run now, in whatever thread: what they belong to fails and is undone."""
+        with self._closing:
+            for connection in () if self._is_closed else self._connections:
+                connection.interrupt()
+
     def close(self) -> None:
-        """Finish what is queued, empty the log into the file and close every connection. Closing twice is fine."""
+        """Finish what is queued, empty the log into the file and close every connection. Closing twice is fine.
+
+        What is being read may end for a moment; then it is given up.
+        """
         self._writer.check_not_inside()
         with self._closing:
             if self._is_closed:
@@ -236,17 +235,11 @@ class SqliteStore:
             self._is_closed = True
             if self._queue is not None:
                 self._queue.close()
-                self._close_readers()
+                self._readers.close()
                 self._glances.close()
             with self._writer.turn():  # after a block that is still open
+                self._connection.execute("SELECT 1")  # ends an interruption, which would leave the log as it is
                 self._connection.close()
-
-    def _close_readers(self) -> None:
-        for _ in range(READERS):
-            reader = self._readers.get()
-            if not isinstance(reader, Mark):
-                reader[0].close()
-        self._readers.put(Mark.CLOSED)
 
     def _check_open(self) -> None:
         if self._is_closed:
@@ -259,3 +252,10 @@ class SqliteStore:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.close()
+
+
+def _size(path: str) -> int:
+    try:
+        return Path(path).stat().st_size
+    except OSError:
+        return 0
