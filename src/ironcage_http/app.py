@@ -3,6 +3,7 @@
 import secrets
 from collections.abc import Sequence
 from functools import partial
+from importlib.metadata import version
 from typing import Any, Final
 
 from litestar import Litestar, Request
@@ -154,6 +155,8 @@ def create_app(store: Store, settings: Settings) -> ASGIApp:
     wiring = wire(store, settings)
     metrics = wiring.metrics
     hub = FeedHub(store, wiring.clock, count_sent=metrics.count_feed_messages, count_slow=metrics.count_slow_consumer)
+    metrics.watch_store(store)
+    metrics.tell_build(version("ironcage"), settings.build_commit or system.NO_COMMIT, settings.mode)
     metrics.watch_feed(lambda: len(hub.registry.connections))
     document = openapi.describe(ROUTES)
     app = Litestar(

@@ -1,9 +1,10 @@
 """The edge: what every answer carries, whoever made it: request id, security headers, CORS, and a count of itself.
 
 An ASGI wrapper around the whole app, so that Litestar's own answers pass through it too. Source: contract identity.md
-1 and 9.
+1 and 9. A slow request is logged, and for who wants to know each one: by its route, never by its path.
 """
 
+import logging
 import random
 import re
 from collections.abc import Awaitable, Callable, Sequence
@@ -14,7 +15,13 @@ from litestar.enums import ScopeType
 from litestar.types import ASGIApp, HTTPScope, Message, Receive, Scope, Send
 
 from ironcage_http.errors import not_found
+from ironcage_http.logs import REQUEST_ID
 from ironcage_http.metrics import Metrics
+
+logger = logging.getLogger(__name__)
+
+SLOW_S: Final = 1.0
+"""From where on a request is worth a warning."""
 
 _FREE_TEXT: Final = re.compile(rb"/api(/v1)?/(usage/by-(project|provider)|budget/reserve)/[^/]+/?")
 """Paths whose last part is free text, in which an encoded slash is a character like any other."""
@@ -73,11 +80,19 @@ class Edge:
         sent = dict(scope["headers"])
         request_id = _request_id(sent.get(b"x-request-id"))
         scope.setdefault("state", {})["request_id"] = request_id
+        REQUEST_ID.set(request_id)
         headers = self._headers(scope["path"], sent.get(b"origin"), request_id)
+
+        start = perf_counter()
 
         async def decorated(message: Any) -> None:  # noqa: ANN401 - an ASGI message
             if message["type"] == "websocket.http.response.start":
                 message["headers"] = [*message["headers"], *headers, _NO_STORE]
+                _tell(
+                    "GET", "unknown" if message["status"] == 404 else "/ws", message["status"], perf_counter() - start
+                )
+            elif message["type"] == "websocket.accept":
+                _tell("GET", "/ws", 101, perf_counter() - start)
             await send(message)
 
         await self._sockets(scope, receive, decorated)
@@ -87,6 +102,7 @@ class Edge:
         request_id = _request_id(sent.get(b"x-request-id"))
         state: dict[str, Any] = scope.setdefault("state", {})
         state["request_id"] = request_id
+        REQUEST_ID.set(request_id)
         headers = self._headers(scope["path"], sent.get(b"origin"), request_id)
         if scope["method"] == "OPTIONS" and b"access-control-request-method" in sent and b"origin" in sent:
             await _answer_preflight(send, headers, is_allowed=sent[b"origin"] in self._origins)
@@ -97,7 +113,10 @@ class Edge:
 
         async def decorated(message: Message) -> None:
             if message["type"] == "http.response.start":
-                self._metrics.count(scope, message["status"], perf_counter() - start)
+                seconds, status = perf_counter() - start, message["status"]
+                self._metrics.count(scope, status, seconds)
+                if seconds > SLOW_S or logger.isEnabledFor(logging.DEBUG):
+                    _tell(scope["method"], str(scope.get("path_template") or "unknown"), status, seconds)
                 given = {name.lower() for name, _ in message["headers"]}
                 message["headers"] = [*message["headers"], *(each for each in headers if each[0] not in given)]
             await send(message)
@@ -113,6 +132,12 @@ class Edge:
         if origin in self._origins and origin is not None:
             headers += [(b"access-control-allow-origin", origin), (b"access-control-expose-headers", _EXPOSED)]
         return headers
+
+
+def _tell(method: str, route: str, status: int, seconds: float) -> None:
+    level, event = (logging.WARNING, "a slow request") if seconds > SLOW_S else (logging.DEBUG, "a request")
+    facts = {"method": method, "route": route, "status": status, "ms": round(seconds * 1000, 1)}
+    logger.log(level, event, extra=facts)
 
 
 def _request_id(sent: bytes | None) -> str:

@@ -49,13 +49,11 @@ class Environment:
         for variable in variables:
             self._check(variable)
 
-    def warn_of_strangers(self, prefix: str, *, known: Iterable[str], later: Iterable[str]) -> None:
-        """Name the variables that do nothing: those of `later` and unknown ones with the prefix."""
-        known, later = frozenset(known), frozenset(later)
+    def warn_of_strangers(self, prefix: str, *, known: Iterable[str]) -> None:
+        """Name the variables with the prefix that nobody knows, and so do nothing."""
+        known = frozenset(known)
         for name in sorted(self._environ):
-            if name in later:
-                self.warnings.append(f"{name} has no effect yet")
-            elif name.startswith(prefix) and name not in known:
+            if name.startswith(prefix) and name not in known:
                 likely = get_close_matches(name, sorted(known), n=1)
                 hint = f"; did you mean {likely[0]}?" if likely else ""
                 self.warnings.append(f"{name} is not a setting of ironcage{hint}")

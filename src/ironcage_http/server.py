@@ -8,7 +8,7 @@ import asyncio
 import secrets
 import socket
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from types import TracebackType
 from typing import Final, Self
@@ -32,7 +32,22 @@ MAX_MESSAGE_BYTES: Final = 16_384
 
 
 class _Server(uvicorn.Server):
-    """Leaves signals to whoever runs it: it may be one of several things in a process."""
+    """Leaves signals to whoever runs it: it may be one of several things in a process.
+
+    Args:
+        config: How it serves.
+        on_start: Called when it answers.
+    """
+
+    def __init__(self, config: uvicorn.Config, on_start: Callable[[], None]) -> None:
+        super().__init__(config)
+        self._on_start = on_start
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        """Start to answer."""
+        await super().startup(sockets)
+        if self.started:
+            self._on_start()
 
     @contextmanager
     def capture_signals(self) -> Iterator[None]:
@@ -72,8 +87,12 @@ class ApiServer:
         """Serve until `stop` is called."""
         asyncio.run(self.serve())
 
-    async def serve(self) -> None:
-        """Serve in the running event loop until `stop` is called or the task is cancelled."""
+    async def serve(self, on_start: Callable[[], None] = lambda: None) -> None:
+        """Serve in the running event loop until `stop` is called or the task is cancelled.
+
+        Args:
+            on_start: Called once it answers.
+        """
         server = self._server = _Server(
             uvicorn.Config(
                 self._app,
@@ -89,11 +108,11 @@ class ApiServer:
                 timeout_keep_alive=KEEP_ALIVE_S,
                 timeout_graceful_shutdown=GRACE_S,
                 log_config=None,
-                log_level="warning",
                 access_log=False,
                 server_header=False,
                 proxy_headers=False,  # who a proxy says the client is, is judged by our own rules
-            )
+            ),
+            on_start,
         )
         serving = asyncio.ensure_future(server.serve())
         try:

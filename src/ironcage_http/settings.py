@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final, NamedTuple
 
-from ironcage_core.domain.instants import MS_PER_S
+from ironcage_core.domain.instants import MS_PER_S, Instant
 from ironcage_core.domain.leases import LeasePolicy
 from ironcage_core.domain.limit_classes import LimitClass
 from ironcage_core.domain.money import Micros
@@ -27,14 +27,6 @@ from ironcage_storage.sealed.vault import MasterKey
 
 DEFAULT_DATABASE: Final = Path("iron.db")
 DEFAULT_ORIGINS: Final = ("http://localhost:5173", "http://localhost:4173", "http://localhost:3000")
-
-LATER: Final = frozenset(
-    {
-        "ENABLE_DEMO_SEED",
-        "IRON_DEV_RESET_DB",
-    }
-)
-"""Variables of the contract that nothing reads yet."""
 
 _CLUSTER_MARKS: Final = ("KUBERNETES_SERVICE_HOST", "AWS_EXECUTION_ENV", "DYNO")
 _SHORT_METRICS_TOKEN: Final = 16
@@ -92,28 +84,32 @@ class Settings:
     feed_retention_events: int
     metrics_token: str | None = field(repr=False)
     log_level: kinds.LogLevel
+    log_format: kinds.LogFormat | None
+    build_commit: str | None
+    build_time: Instant | None
     admin: FirstAdmin | None
     reset_database: bool
     demo_seed: bool
     warnings: tuple[str, ...]
 
 
-def read_settings(environ: Mapping[str, str], *, folder: Path = Path()) -> Settings:
+def read_settings(environ: Mapping[str, str], *, folder: Path = Path(), may_create: bool = True) -> Settings:
     """Read and check the whole environment; make the secrets file where nothing is configured.
 
     Args:
         environ: Names and values; an option of the command line overlays it.
         folder: Where relative paths start.
+        may_create: Make that file; without it nothing is changed, and the settings are none to serve with.
 
     Raises:
         SettingsError: At least one rule is broken; all of them are listed, and nothing was made.
     """
     env = Environment(environ, v.VARIABLES)
-    env.warn_of_strangers("IRON_", known=[each.name for each in (*v.VARIABLES, *v.OF_THE_COMMAND_LINE)], later=LATER)
+    env.warn_of_strangers("IRON_", known=[each.name for each in (*v.VARIABLES, *v.OF_THE_COMMAND_LINE)])
     here = _read_deployment(env, folder)
     _check_relations(env)
     plain = _read_plain(env, here, folder)
-    secrets = read_secrets(env, here)
+    secrets = read_secrets(env, here, may_create=may_create)
     if env.problems:
         raise SettingsError(tuple(env.problems))
     return _settings(env, here, plain, secrets)
@@ -174,6 +170,9 @@ def _settings(env: Environment, here: Deployment, plain: _Plain, secrets: Secret
         feed_retention_events=env.read(v.FEED_RETENTION_EVENTS),
         metrics_token=env.read(v.METRICS_TOKEN),
         log_level=plain.log_level,
+        log_format=env.read(v.LOG_FORMAT),
+        build_commit=env.read(v.BUILD_COMMIT),
+        build_time=env.read(v.BUILD_TIME),
         admin=plain.admin,
         reset_database=env.read(v.RESET_DATABASE),
         demo_seed=env.read(v.DEMO_SEED),

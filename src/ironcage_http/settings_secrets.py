@@ -17,7 +17,7 @@ from ironcage_http import variables as v
 from ironcage_http.environment import Environment, Variable
 from ironcage_http.secrets_file import SecretsFileError, StoredSecrets, secrets_beside, secrets_path
 from ironcage_storage.sealed.tokens import MIN_SECRET_CHARS
-from ironcage_storage.sealed.vault import MasterKey
+from ironcage_storage.sealed.vault import AesGcmVault, MasterKey, NoVault
 
 DEVELOPMENT_JWT_SECRET: Final = "dev-secret-change-in-production"  # noqa: S105 - public, and refused where it matters
 
@@ -65,6 +65,10 @@ class MasterKeys(NamedTuple):
     current: MasterKey | None
     previous: tuple[MasterKey, ...]
 
+    def vault(self) -> AesGcmVault | NoVault:
+        """Return what seals and opens with them."""
+        return NoVault() if self.current is None else AesGcmVault(self.current, self.previous)
+
 
 def master_keys(env: Environment, stored: StoredSecrets | None) -> MasterKeys:
     """Return every master key that is known: a variable's comes first, the secrets file's open what they sealed."""
@@ -76,22 +80,23 @@ def master_keys(env: Environment, stored: StoredSecrets | None) -> MasterKeys:
     return MasterKeys(current, tuple(known.values()))
 
 
-def read_secrets(env: Environment, here: Deployment) -> Secrets:
+def read_secrets(env: Environment, here: Deployment, *, may_create: bool) -> Secrets:
     """Return the secrets that count; a missing or weak one is a problem of `env`. Call it when all else is read.
 
-    The secrets file is made here, and only if `env` has no problem by then.
+    The secrets file is made here, if that may be and `env` has no problem by then.
     """
     _check_given(env, here)
     makes_own = not here.is_production and not any(env.has(name) for name in _MAIN)
-    stored = _find_stored(env, here, may_create=makes_own and not env.problems)
+    stored = _find_stored(env, here, may_create=may_create and makes_own and not env.problems)
     jwt = env.read(v.JWT_SECRET) or (stored.jwt_secret if stored else None)
     if jwt is None:
-        # With a problem found before, what would have been made up is missing: that is no problem of its own.
+        # What would have been made up, but for a problem found before or because nothing may be made, is no problem.
         env.refuse_if(here.is_guarded and not makes_own, f"{v.JWT_SECRET.name} is required: {_where()}")
-        env.warn_if(not here.is_guarded, f"{v.JWT_SECRET.name} is not set; sessions are signed with a public secret")
+        is_public = not here.is_guarded and not makes_own
+        env.warn_if(is_public, f"{v.JWT_SECRET.name} is not set; sessions are signed with a public secret")
         jwt = DEVELOPMENT_JWT_SECRET
     master_key, previous = master_keys(env, stored)
-    env.warn_if(master_key is None, f"{v.MASTER_KEY.name} is not set; provider keys cannot be used")
+    env.warn_if(master_key is None and not makes_own, f"{v.MASTER_KEY.name} is not set; provider keys cannot be used")
     ic_token = env.read(v.IC_TOKEN_SECRET) or (stored.ic_token_secret if stored else None)
     is_derived = here.is_production and ic_token is None
     env.warn_if(

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Final, Literal, NoReturn, TypeAlias, TypeVar, get_args
 from urllib.parse import unquote, urlsplit
 
+from ironcage_core.domain.instants import Instant, parse_instant
 from ironcage_core.domain.money import MICROS_PER_USD, Micros, parse_usd
 from ironcage_core.domain.providers import KNOWN_PROVIDERS
 from ironcage_core.errors.tree import StartupError, ValidationError
@@ -19,6 +20,7 @@ T = TypeVar("T")
 
 DeploymentMode = Literal["production", "development", "pilot"]
 LogLevel = Literal["error", "warn", "info", "debug", "trace"]
+LogFormat = Literal["json", "text"]
 Database: TypeAlias = Path | Literal[":memory:"]
 Network: TypeAlias = ipaddress.IPv4Network | ipaddress.IPv6Network
 
@@ -99,6 +101,25 @@ def log_level(text: str) -> LogLevel:
     """
     level: LogLevel | None = next((each for each in get_args(LogLevel) if each == text.lower()), None)
     return level or _no()
+
+
+def log_format(text: str) -> LogFormat:
+    """Read a format in whatever case."""
+    form: LogFormat | None = next((each for each in get_args(LogFormat) if each == text.lower()), None)
+    return form or _no()
+
+
+def commit(text: str) -> str:
+    """Read the name of a commit."""
+    return text.lower() if re.fullmatch(r"[0-9a-fA-F]{7,64}", text) else _no()
+
+
+def instant(text: str) -> Instant:
+    """Read a point in time."""
+    try:
+        return parse_instant(text, field="")
+    except ValidationError:
+        raise ValueError from None
 
 
 def database_url(text: str) -> Database:

@@ -10,6 +10,7 @@ from types import MappingProxyType
 from typing import Any, Final
 
 from ironcage_core.domain.alerts import DEFAULT_LEVELS
+from ironcage_core.domain.instants import Instant
 from ironcage_core.domain.limit_classes import LIMITS, LimitClass, parse_overrides
 from ironcage_core.domain.providers import KNOWN_PROVIDERS
 from ironcage_core.domain.rate_limits import Rate
@@ -165,6 +166,20 @@ LOG_LEVEL: Final[Variable[kinds.LogLevel | None]] = Variable(
 )
 RUST_LOG: Final = kinds.plain_text(
     "RUST_LOG", LOG_LEVEL.rule, kinds.ANY, "info", "read where `IRON_LOG_LEVEL` is unset"
+)
+LOG_FORMAT: Final[Variable[kinds.LogFormat | None]] = Variable(
+    "IRON_LOG_FORMAT", None, "json or text", kinds.log_format, "text on a terminal, else json"
+)
+BUILD_COMMIT: Final[Variable[str | None]] = Variable(
+    "IRON_BUILD_COMMIT",
+    None,
+    "7 to 64 hexadecimal digits",
+    kinds.commit,
+    "-",
+    "what `/api/v1/version` tells; images set it",
+)
+BUILD_TIME: Final[Variable[Instant | None]] = Variable(
+    "IRON_BUILD_TIME", None, "an RFC 3339 time", kinds.instant, "-", "for `/api/v1/version`; images set it"
 )
 ADMIN_EMAIL: Final = kinds.plain_text(
     "IRON_ADMIN_EMAIL", "an email address", kinds.EMAIL, note="the first admin's, with a password"

@@ -340,10 +340,9 @@ def test_settings_show_no_secret() -> None:
 
 def test_a_misspelt_setting_is_a_warning_that_names_it() -> None:
     """It is not silently ignored; what is not ours is none of our business."""
-    warnings = development(IRON_LEASE_TTL_SECOND="1", ENABLE_DEMO_SEED="true", HOME="/x").warnings
+    warnings = development(IRON_LEASE_TTL_SECOND="1", HOME="/x").warnings
 
     assert "IRON_LEASE_TTL_SECOND is not a setting of ironcage; did you mean IRON_LEASE_TTL_SECONDS?" in warnings
-    assert "ENABLE_DEMO_SEED has no effect yet" in warnings
     assert not any("HOME" in warning for warning in warnings)
 
 

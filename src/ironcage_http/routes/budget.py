@@ -114,7 +114,11 @@ class ReturnView(msgspec.Struct, frozen=True, omit_defaults=True):
 async def shake_hands(call: Call) -> ASGIResponse:
     """Lend a tranche of the agent's budget."""
     body = call.read(HandshakeBody, may_be_empty=True)
-    granted = await as_agent(call, body, partial(_handshake, call=call))
+    metrics = call.wiring.metrics
+    with metrics.asking("handshake"):
+        granted = await as_agent(call, body, partial(_handshake, call=call))
+    if not granted.replayed:
+        metrics.count_grant("handshake", granted.new_money)
     lease, balance = granted.lease, granted.balance
     return answer(
         HandshakeView(
@@ -154,10 +158,15 @@ def _handshake(uow: UnitOfWork, identity: AgentIdentity, body: HandshakeBody, *,
 
 async def refresh_lease(call: Call) -> ASGIResponse:
     """Replace a lease that runs low."""
-    outcome = await as_agent(call, call.read(RefreshBody), partial(_refresh, call=call))
+    metrics = call.wiring.metrics
+    with metrics.asking("refresh"):
+        outcome = await as_agent(call, call.read(RefreshBody), partial(_refresh, call=call))
     if isinstance(outcome, Denied):
+        metrics.count_denial("refresh", outcome.reason)
         return answer(RefreshView(status="denied", reason=outcome.reason, **_totals(outcome.balance)))
     granted, previous = outcome
+    if not granted.replayed:
+        metrics.count_grant("refresh", granted.new_money)
     view = RefreshView(
         status="approved",
         **_totals(granted.balance),

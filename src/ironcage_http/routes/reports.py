@@ -114,15 +114,19 @@ class BatchView(msgspec.Struct, frozen=True):
 
 async def book(call: Call) -> ASGIResponse:
     """Book one report or a batch."""
+    metrics = call.wiring.metrics
     if call.may_name("reports"):  # else it cannot be a batch, and most calls are not
         batch = call.read(BatchBody)
         if batch.found is not None or bytes(batch.fields.get("reports", b"null")) != b"null":
             booked = await as_agent(call, batch, partial(_book_batch, wiring=call.wiring), settles=True)
+            for result in booked.results:
+                metrics.count_report(result.status, result.booked.overspent if result.booked else 0)
             return answer(_batch_view(booked))
     single = call.read(ReportBody)
     named, reported = await as_agent(call, single, partial(_book_one, wiring=call.wiring), settles=True)
     if isinstance(reported, SettlementRefused):
         raise reported.refusal
+    metrics.count_report("duplicate" if reported.booked.duplicate else "accepted", reported.booked.overspent)
     return answer(_view(named, reported))
 
 

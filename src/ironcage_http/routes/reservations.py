@@ -53,7 +53,8 @@ class CancelledView(msgspec.Struct, frozen=True):
 
 async def set_aside(call: Call) -> ASGIResponse:
     """Set aside what a call may cost."""
-    reserved = await as_agent(call, call.read(ReserveBody), partial(_reserve, call=call))
+    with call.wiring.metrics.asking("reserve"):
+        reserved = await as_agent(call, call.read(ReserveBody), partial(_reserve, call=call))
     reservation = reserved.reservation
     view = ReservationView(
         lease_id=reservation.lease_id,

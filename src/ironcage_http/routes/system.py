@@ -8,16 +8,16 @@ from anyio import fail_after, to_thread
 from litestar.response.base import ASGIResponse
 
 from ironcage_core.errors.access import InvalidTokenError
-from ironcage_core.errors.tree import ForbiddenError
+from ironcage_core.errors.tree import ForbiddenError, IroncageError
 from ironcage_core.ports.storage import UnitOfWork
 from ironcage_http.calls import Call, answer
 from ironcage_http.credentials import bearer_of
 from ironcage_http.metrics import Metrics
 from ironcage_http.routing import Route
+from ironcage_http.wire import moment
 
 HEALTH_TIMEOUT_S: Final = 2
 NO_COMMIT: Final = "0000000"
-BUILT_AT: Final = "1970-01-01T00:00:00.000Z"
 
 
 async def health(call: Call) -> ASGIResponse:
@@ -36,14 +36,19 @@ def _ask(uow: UnitOfWork) -> object:
 
 
 async def version(call: Call) -> ASGIResponse:
-    """Tell which versions of the interface are served."""
+    """Tell which versions of the interface are served, and from which build."""
+    settings = call.wiring.settings
     return answer(
         {
             "current_version": "v1",
             "supported_versions": ["v1"],
             "deprecated_versions": [],
             "latest_endpoint": "/api/v1",
-            "build": {"commit": NO_COMMIT, "timestamp": BUILT_AT, "environment": call.wiring.settings.mode},
+            "build": {
+                "commit": settings.build_commit or NO_COMMIT,
+                "timestamp": moment(settings.build_time or 0),
+                "environment": settings.mode,
+            },
         }
     )
 
@@ -55,6 +60,10 @@ async def exposition(call: Call, metrics: Metrics) -> ASGIResponse:
             await call.see(call.user())
         except ForbiddenError:  # to anyone but an admin there are no metrics
             raise InvalidTokenError from None
+    try:
+        metrics.tell_leases(await call.glance(lambda uow: uow.leases.totals()))
+    except IroncageError:  # the other numbers are told all the more
+        metrics.tell_leases(None)
     return ASGIResponse(body=metrics.exposition(), media_type="text/plain; version=0.0.4; charset=utf-8")
 
 
