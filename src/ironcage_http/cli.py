@@ -16,11 +16,25 @@ PLACES: Final = {
     for module, commands in {
         "server": {"serve": "serve", "demo": "demo"},
         "books": {"verify": "verify", "repair": "repair", "rebuild-rollups": "rebuild_rollups"},
-        "keys": {"keys": "keys", "doctor": "doctor"},
+        "backups": {"backup": "backup"},
+        "restores": {"restore": "restore"},
+        "migrations": {"migrate": "migrate"},
+        "keys": {"keys": "keys"},
+        "doctor": {"doctor": "doctor"},
         "admin": {"admin": "admin"},
         "login": {"login": "login", "logout": "logout", "whoami": "whoami"},
         "api": {"api": "api"},
+        "budget": {"budget": "budget"},
+        "requests": {"requests": "requests"},
+        "limits": {"limits": "limits"},
+        "usage": {"usage": "usage"},
+        "audit": {"audit": "audit"},
+        "watch": {"watch": "watch"},
         "completion": {"completion": "completion"},
+        "agents": {"agents": "agents"},
+        "providers": {"providers": "providers"},
+        "projects": {"projects": "projects"},
+        "tokens": {"tokens": "tokens"},
     }.items()
     for name, attribute in commands.items()
 }

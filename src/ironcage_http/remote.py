@@ -20,6 +20,9 @@ from ironcage_http.logins import Login, LoginFile
 TIMEOUT_S: Final = 60.0
 """Longer than the server takes for its longest question."""
 
+EXPIRED: Final = "AUTH_TOKEN_EXPIRED"
+"""The code of a refusal that a renewed session does away with."""
+
 _decode: Final = msgspec.json.Decoder(float_hook=Decimal).decode
 encode: Final = msgspec.json.Encoder(decimal_format="number").encode
 """Writes a body; amounts stay exact."""
@@ -98,9 +101,29 @@ class Remote:
         """
         content = None if body is None else encode(body)
         response = self._send(method, path, query, content, headers)
-        if response.status_code == 401 and self._file is not None and self._may_renew(response, self._file):
+        if response.status_code == 401 and _is_over(response) and self.renew():
             response = self._send(method, path, query, content, headers)
         return _read(response, may_be_text=may_be_text)
+
+    def renew(self) -> bool:
+        """Renew a stored session; tell whether there is something new to ask with.
+
+        Raises:
+            AnsweredError: It can be renewed no more.
+            NoAnswerError: There was no answer that can be understood.
+            LoginFileError: The stored login cannot be used.
+        """
+        login, file = self._login, self._file
+        if login is None or file is None or login.refresh_token is None:
+            return False
+        with file.locked():
+            stored = file.load()
+            if stored is None or stored.url != login.url:  # logged out meanwhile, or in elsewhere
+                return False
+            if stored.access_token == login.access_token:
+                stored = self._renewed(stored, file)
+            self._login = stored
+        return True
 
     def _send(
         self,
@@ -123,20 +146,6 @@ class Remote:
             raise NoAnswerError(f"took longer than {TIMEOUT_S:.0f} s") from None
         except httpx.HTTPError as error:
             raise NoAnswerError(str(error) or type(error).__name__) from None
-
-    def _may_renew(self, response: httpx.Response, file: LoginFile) -> bool:
-        """Renew a session whose access token is over; tell whether there is something new to ask with."""
-        login = self._login
-        if login is None or login.refresh_token is None or _refusal(response).code != "AUTH_TOKEN_EXPIRED":
-            return False
-        with file.locked():
-            stored = file.load()
-            if stored is None or stored.url != login.url:  # logged out meanwhile, or in elsewhere
-                return False
-            if stored.access_token == login.access_token:
-                stored = self._renewed(stored, file)
-            self._login = stored
-        return True
 
     def _renewed(self, login: Login, file: LoginFile) -> Login:
         """Exchange the refresh token, which works once, and keep the new one before anything else can happen."""
@@ -191,7 +200,7 @@ def _text(value: object) -> str:
 
 def _read(response: httpx.Response, *, may_be_text: bool = False) -> Any:  # noqa: ANN401 - JSON
     if not response.is_success:
-        raise _refusal(response)
+        raise refusal(response.status_code, response.content)
     if not response.content:
         return None
     if may_be_text and not response.headers.get("content-type", "").startswith("application/json"):
@@ -202,14 +211,23 @@ def _read(response: httpx.Response, *, may_be_text: bool = False) -> Any:  # noq
         raise NoAnswerError("answered what is not JSON") from None
 
 
-def _refusal(response: httpx.Response) -> AnsweredError:
+def _is_over(response: httpx.Response) -> bool:
+    """Tell whether a refusal says that the access token is over."""
+    return refusal(response.status_code, response.content).code == EXPIRED
+
+
+def refusal(status: int, content: bytes) -> AnsweredError:
     """Return a refusal in the one shape of errors.
+
+    Args:
+        status: Of the answer.
+        content: Its body.
 
     Raises:
         NoAnswerError: It has another shape, so it is not ironcage's.
     """
     try:
-        told = _decode(response.content)
-        return AnsweredError(response.status_code, told["code"], told["error"], told.get("details") or {})
+        told = _decode(content)
+        return AnsweredError(status, told["code"], told["error"], told.get("details") or {})
     except (msgspec.DecodeError, KeyError, TypeError, AttributeError):
-        raise NoAnswerError(f"answered {response.status_code}, and not as ironcage does") from None
+        raise NoAnswerError(f"answered {status}, and not as ironcage does") from None

@@ -66,7 +66,8 @@ def secrets_beside(database: Path, *, may_create: bool) -> StoredSecrets | None:
             _make(path)
             text = _read(path)
     except OSError as error:
-        raise SecretsFileError(f"The secrets file {path} cannot be used: {error.strerror}") from error
+        advice = "make it a file that you may read, in a folder that is there, or put a backup of it back"
+        raise SecretsFileError(f"The secrets file {path} cannot be used: {error.strerror}; {advice}") from error
     if text is None:
         return None
     found = _parse(text)
@@ -83,7 +84,10 @@ def renew_master_key(database: Path) -> StoredSecrets:
     """
     stored = _existing(database)
     if stored.previous_master_key is not None:
-        raise SecretsFileError(f"{secrets_path(database)} holds an old master key already: end that rotation first")
+        raise SecretsFileError(
+            f"{secrets_path(database)} holds an old master key already: end that rotation first, with"
+            " ironcage keys rotate and ironcage keys forget"
+        )
     return _replace(database, replace(stored, master_key=MasterKey.generate(), previous_master_key=stored.master_key))
 
 
@@ -99,7 +103,10 @@ def forget_previous_master_key(database: Path) -> StoredSecrets:
 def _existing(database: Path) -> StoredSecrets:
     stored = secrets_beside(database, may_create=False)
     if stored is None:
-        raise SecretsFileError(f"There is no secrets file {secrets_path(database)}")
+        raise SecretsFileError(
+            f"There is no secrets file {secrets_path(database)}: a server without a configuration makes one, with one"
+            " the key is in its variables"
+        )
     return stored
 
 
@@ -109,7 +116,8 @@ def _replace(database: Path, stored: StoredSecrets) -> StoredSecrets:
     try:
         write_private(path, _content(stored.jwt_secret, stored.ic_token_secret, stored.master_key, previous))
     except OSError as error:
-        raise SecretsFileError(f"The secrets file {path} cannot be replaced: {error.strerror}") from error
+        advice = "nothing was changed; look whether its folder may be written to"
+        raise SecretsFileError(f"The secrets file {path} cannot be replaced: {error.strerror}; {advice}") from error
     return stored
 
 

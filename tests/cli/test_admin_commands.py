@@ -226,3 +226,34 @@ def test_a_folder_that_is_missing_is_told(tmp_path: Path) -> None:
     code, _ = create(tmp_path / "nowhere" / "iron.db", "--generate")
 
     assert (code, list(tmp_path.iterdir())) == (3, [])
+
+
+def test_without_an_argument_it_is_the_database_of_the_environment(tmp_path: Path) -> None:
+    """A new admin may make it; a lost password needs it there."""
+    file = tmp_path / "iron.db"
+    url = f"sqlite:///{file}"
+
+    assert run("reset-password", "root", "--generate", DATABASE_URL=url)[0] == 2
+    assert not file.exists()
+    assert run("create", "--email", "root@test", "--username", "root", "--generate", DATABASE_URL=url)[0] == 0
+    code, output = run("reset-password", "root", "--generate", DATABASE_URL=url)
+
+    assert (code, output.startswith("root has a new password; password ")) == (0, True)
+    assert run("reset-password", file, file, "root", "--generate", DATABASE_URL=url)[0] == 2
+    assert run("create", "--email", "r@test", "--username", "r", "--generate", DATABASE_URL="sqlite::memory:")[0] == 2
+
+
+def test_a_program_gets_the_account_and_its_password(tmp_path: Path) -> None:
+    """On standard output alone; a question for a password stands on standard error."""
+    file = tmp_path / "iron.db"
+    who = ["--email", "root@test", "--username", "root"]
+
+    made = CliRunner().invoke(main, ["admin", "create", str(file), *who, "--json"], input=TYPED_TWICE)
+    renewed = CliRunner().invoke(main, ["admin", "reset-password", str(file), "root", "--generate", "--json"])
+
+    root = user_of(file)
+    told, again = json.loads(made.stdout), json.loads(renewed.stdout)
+    facts = {"id": root.id, "username": "root", "email": "root@test", "role": "admin"}
+    assert told == {**facts, "force_password_change": False}
+    assert again == {**facts, "force_password_change": True, "password": again["password"]}
+    assert opens(root, again["password"])

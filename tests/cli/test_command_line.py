@@ -1,10 +1,17 @@
 """The command line, as an operator meets it."""
 
+import json
+import os
+import signal
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 
 from ironcage_storage.sqlite.store import SqliteStore
+from tests.support.processes import ROOT
+from tests.support.servers import MAIN, PATIENCE_S, ask, free_port, run_ironcage
 from tests.support.shell import run, tamper
 
 
@@ -94,3 +101,41 @@ def test_a_missing_file_is_wrong_usage(tmp_path: Path) -> None:
     """Exit 2, and no file is made."""
     assert run("verify", tmp_path / "nowhere.db")[0] == 2
     assert list(tmp_path.iterdir()) == []
+
+
+def test_the_demo_tells_a_program_whether_it_went_well(tmp_path: Path) -> None:
+    """Its story is on standard error then."""
+    told = run_ironcage(tmp_path, "demo", "--json")
+
+    document = json.loads(told.stdout)
+    assert (told.returncode, document["went_well"], document["books"]["holds"]) == (0, True, True)
+    assert "counted once" in told.stderr
+
+
+def test_a_script_for_a_shell_is_a_document_too(tmp_path: Path) -> None:
+    """With the shell it is for."""
+    document = json.loads(run_ironcage(tmp_path, "completion", "zsh", "--json").stdout)
+
+    assert (document["shell"], "_IRONCAGE_COMPLETE" in document["script"]) == ("zsh", True)
+
+
+def test_a_server_tells_a_program_once_that_it_answers(tmp_path: Path) -> None:
+    """One line with the address and the first login, which works; nothing of the password is on standard error."""
+    port = free_port()
+    child = subprocess.Popen(  # noqa: S603 - our own command line
+        [sys.executable, "-c", MAIN, "serve", "--json"],
+        cwd=tmp_path,
+        env={"PATH": os.defpath, "PYTHONPATH": str(ROOT / "src"), "SERVER_PORT": str(port)},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    assert child.stdout is not None
+    told = json.loads(child.stdout.readline())
+    reply = ask(port, "POST", "/api/v1/auth/login", told["first_login"])
+    child.send_signal(signal.SIGTERM)
+    rest, said = child.communicate(timeout=PATIENCE_S)
+
+    assert (told["url"], told["docs"]) == (f"http://127.0.0.1:{port}", f"http://127.0.0.1:{port}/api/docs")
+    assert (reply.status, told["demo_logins"]) == (200, [])
+    assert (child.returncode, rest, told["first_login"]["password"] in said) == (0, "", False)

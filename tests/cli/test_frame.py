@@ -133,7 +133,7 @@ def test_a_command_imports_no_other_command() -> None:
 
     loaded = set(done.stdout.split())
     assert {name for name in loaded if name.startswith("ironcage_http.commands.")} == {
-        f"ironcage_http.commands.{each}" for each in ("shell", "screen", "control_plane", "login")
+        f"ironcage_http.commands.{each}" for each in ("shell", "screen", "control_plane", "login", "secret_files")
     }
     assert loaded.isdisjoint({"litestar", "uvicorn", "sqlite3", "ironcage_http.app"})
 

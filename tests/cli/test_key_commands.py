@@ -2,7 +2,6 @@
 
 import contextlib
 import json
-import sqlite3
 import stat
 import subprocess
 import sys
@@ -13,9 +12,7 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner
 
-from ironcage_core.ports.storage import UnitOfWork
 from ironcage_core.services.master_key import key_in_use, note_key_in_use
-from ironcage_core.services.provider_keys import add_provider_key
 from ironcage_http.cli import main
 from ironcage_http.commands import keys as key_commands
 from ironcage_http.secrets_file import secrets_beside, secrets_path
@@ -23,11 +20,9 @@ from ironcage_http.settings import read_settings
 from ironcage_storage.sealed.vault import AesGcmVault, MasterKey
 from ironcage_storage.sqlite.store import SqliteStore
 from tests.support.processes import ROOT
+from tests.support.provider_keys import BOTH, NEW, OLD, fill
 from tests.support.servers import MAIN, ServerProcess, add_agent, ask, run_ironcage
-from tests.support.world import ADMIN, API_KEY
-
-OLD, NEW = MasterKey(bytes(range(32))), MasterKey(bytes(range(1, 33)))
-BOTH = {"IRON_SECRETS_MASTER_KEY": NEW.to_base64(), "IRON_SECRETS_MASTER_KEY_PREVIOUS": OLD.to_base64()}
+from tests.support.world import API_KEY
 
 
 def run(*arguments: object, **environment: str) -> tuple[int, str]:
@@ -35,17 +30,6 @@ def run(*arguments: object, **environment: str) -> tuple[int, str]:
     for key in (OLD, NEW):
         assert key.to_base64() not in result.output
     return result.exit_code, " ".join(result.output.replace("│", "").split())
-
-
-def fill(database: Path, master_key: MasterKey = OLD, count: int = 3) -> None:
-    vault = AesGcmVault(master_key)
-
-    def add(uow: UnitOfWork) -> None:
-        for number in range(count):
-            add_provider_key(uow, provider="openai", api_key=f"{API_KEY}-{number}", actor=ADMIN, vault=vault)
-
-    with SqliteStore(database) as store:
-        store.write(add)
 
 
 def start_server_with(database: Path, key: MasterKey) -> None:
@@ -177,9 +161,11 @@ def test_a_damaged_old_key_is_no_missing_one(tmp_path: Path, content: object) ->
     file.write_text(json.dumps({**json.loads(file.read_text()), "previous_master_key": content}))
     fill(database)
 
+    for command in (["keys", "rotate", "--offline"], ["keys", "forget"], ["keys", "new"]):
+        code, output = run(*command, database)
+        assert (code, "is damaged: put a backup of it back in its place" in output) == (3, True)
     code, output = run("doctor", database)
-
-    assert (code, "is damaged" in output) == (3, True)
+    assert (code, "is damaged: put a backup of it back in its place" in output) == (1, True)
 
 
 def test_moving_from_the_file_to_a_variable_is_a_rotation(tmp_path: Path) -> None:
@@ -193,33 +179,6 @@ def test_moving_from_the_file_to_a_variable_is_a_rotation(tmp_path: Path) -> Non
     )
 
     assert (settings.master_key, settings.previous_master_keys) == (NEW, (stored.master_key,))
-
-
-def test_the_doctor_says_that_all_is_well(database: Path) -> None:
-    """And which master keys are needed."""
-    code, output = run("doctor", database, **BOTH)
-
-    assert (code, output.startswith("file: sound secrets: 3, of which 0 do not decrypt")) == (0, True)
-    assert f"master key {OLD.key_id} (old): 3 secrets" in output
-    assert f"master key {NEW.key_id} (current): 0 secrets" in output
-
-
-def test_the_doctor_names_what_does_not_decrypt(database: Path) -> None:
-    """A damaged secret by its id, and all of them where the key is not known."""
-    connection = sqlite3.connect(database)
-    ((bad,),) = connection.execute("SELECT min(id) FROM provider_keys").fetchall()
-    connection.execute("UPDATE provider_keys SET ciphertext = 'x' WHERE id = ?", (bad,))
-    connection.commit()
-    connection.close()
-
-    code, output = run("doctor", database, **BOTH)
-    assert (code, f"1 do not decrypt {bad} does not decrypt" in output) == (1, True)
-    assert "damaged beyond a key id: 1 secrets" in output
-    code, output = run("doctor", database)
-    assert (code, "3 do not decrypt" in output, "master key: none is known" in output) == (1, True, True)
-    assert f"master key {OLD.key_id} (unknown): 2 secrets" in output
-    assert run("keys", "rotate", database, "--offline", **BOTH)[0] == 1
-    assert opened(database, NEW) == 2
 
 
 def test_a_rotation_killed_at_any_point_is_finished_by_the_next(tmp_path: Path) -> None:
@@ -309,3 +268,25 @@ def test_a_server_says_at_its_start_which_secrets_do_not_decrypt(tmp_path: Path)
 
     assert f'ironcage_undecryptable_secret{{provider_key="{key.id}"}} 1.0'.encode() in metrics
     assert f"1 secrets do not decrypt: {key.id}" in said
+
+
+def test_a_program_gets_facts_of_every_step(tmp_path: Path) -> None:
+    """The database of the environment, and ids of keys, never a key."""
+    file = tmp_path / "iron.db"
+    before = secrets_beside(file, may_create=True)
+    assert before is not None
+    fill(file, before.master_key, count=2)
+
+    def told(*arguments: str) -> dict[str, object]:
+        env = {"DATABASE_URL": f"sqlite:///{file}"}
+        result = CliRunner().invoke(main, ["keys", *arguments, "--json"], env=env)
+        assert (result.exit_code, result.stderr) == (0, "")
+        facts: dict[str, object] = json.loads(result.stdout)
+        return facts
+
+    new = told("new")
+    after = secrets_beside(file, may_create=False)
+    assert after is not None
+    assert new == {"secrets_file": str(secrets_path(file)), "master_key": after.master_key.key_id}
+    assert told("rotate", "--offline") == {"master_key": after.master_key.key_id, "resealed": 2, "unreadable": []}
+    assert told("forget", "--offline")["forgotten"] == before.master_key.key_id

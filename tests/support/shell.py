@@ -15,6 +15,14 @@ def run(*arguments: object, env: Mapping[str, str | None] | None = None) -> tupl
     return result.exit_code, " ".join(result.output.split())
 
 
+def dump(file: Path) -> list[str]:
+    """Return everything in a database, as statements in no particular order."""
+    connection = sqlite3.connect(file)
+    lines = sorted(connection.iterdump())
+    connection.close()
+    return lines
+
+
 def tamper(file: Path, *statements: str) -> None:
     """Change a database past every check of the code and of its numbers."""
     connection = sqlite3.connect(file)

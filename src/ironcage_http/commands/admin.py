@@ -20,14 +20,17 @@ from ironcage_core.services.accounts import add_user, first_admin, user_problems
 from ironcage_core.services.logins import find_account
 from ironcage_core.services.user_changes import reset_password
 from ironcage_http import variables
+from ironcage_http.commands.databases import MAY_BE_NEW, chosen
 from ironcage_http.commands.failures import telling
-from ironcage_http.commands.shell import Group
+from ironcage_http.commands.screen import tell
+from ironcage_http.commands.secret_files import line_of
+from ironcage_http.commands.shell import Group, stoppable
+from ironcage_http.commands.stopping import working
 from ironcage_http.environment import Environment
 from ironcage_storage.sealed.passwords import Argon2PasswordHasher, new_password
 from ironcage_storage.sqlite.store import SqliteStore
 
-_DATABASE: Final = click.Path(dir_okay=False, path_type=Path)
-_EXISTING: Final = click.Path(exists=True, dir_okay=False, path_type=Path)
+_UNTOUCHED: Final = "No account was changed: run the command again."
 
 
 class Secret(NamedTuple):
@@ -65,23 +68,28 @@ def _with_password(command: Callable[..., Any]) -> Callable[..., Any]:
 
 
 @admin.command()
-@click.argument("database", type=_DATABASE)
+@MAY_BE_NEW
 @click.option("--email", required=True)
 @click.option("--username", required=True)
 @_with_password
-def create(database: Path, email: str, username: str, password_file: TextIO | None, generate: bool) -> None:
-    """Add an admin to DATABASE, which is made if it is missing."""
+def create(database: Path | None, email: str, username: str, password_file: TextIO | None, generate: bool) -> None:
+    """Add an admin to DATABASE, which is made if it is missing.
+
+    Without DATABASE it is the one of DATABASE_URL.
+    """
+    file = chosen(database, may_be_new=True)
     secret = _secret(password_file, generate=generate)
-    with telling():
+    with working(_UNTOUCHED) as work, telling():
         if problems := {**user_problems(username, email, "admin"), **secret.check(username, email)}:
             raise ValidationError(problems)
         password_hash = Argon2PasswordHasher().hash(secret.password)
         add = partial(
             _add_admin, username=username, email=email, password_hash=password_hash, force_change=secret.is_generated
         )
-        with SqliteStore(database) as store:
+        work.check()
+        with SqliteStore(file) as store:
             user = store.write(add)
-    _tell(f"{user.username} is an admin now", secret)
+        _tell(f"{user.username} is an admin now", user, secret)
 
 
 def _add_admin(uow: UnitOfWork, *, username: str, email: str, password_hash: str, force_change: bool) -> User:
@@ -98,23 +106,33 @@ def _add_admin(uow: UnitOfWork, *, username: str, email: str, password_hash: str
 
 
 @admin.command("reset-password")
-@click.argument("database", type=_EXISTING)
+@click.argument(
+    "databases", nargs=-1, metavar="[DATABASE]", type=click.Path(exists=True, dir_okay=False, path_type=Path)
+)
 @click.argument("user")
 @_with_password
-def reset(database: Path, user: str, password_file: TextIO | None, generate: bool) -> None:
-    """Give USER of DATABASE, a username or an email, a new password; sessions and a lock end."""
+def reset(databases: tuple[Path, ...], user: str, password_file: TextIO | None, generate: bool) -> None:
+    """Give USER of DATABASE, a username or an email, a new password; sessions and a lock end.
+
+    Without DATABASE it is the one of DATABASE_URL.
+    """
+    if len(databases) > 1:
+        raise click.UsageError("one database and one user: a username or an email with blanks needs quotes")
+    file = chosen(databases[0] if databases else None)
     secret = _secret(password_file, generate=generate)
-    with telling(), SqliteStore(database, must_exist=True) as store:
-        found = store.read(partial(find_account, identifier=user))
-        if found is None:
-            raise click.UsageError(f"there is no user {user}")
-        if problems := secret.check(found.username, found.email):
-            raise ValidationError(problems)
-        new_hash = Argon2PasswordHasher().hash(secret.password)
-        store.write(
-            partial(reset_password, user_id=found.id, new_hash=new_hash, force_change=secret.is_generated, actor=SYSTEM)
-        )
-    _tell(f"{found.username} has a new password", secret)
+    with working(_UNTOUCHED) as work, telling():
+        with SqliteStore(file, must_exist=True) as store:
+            found = store.read(partial(find_account, identifier=user))
+            if found is None:
+                raise click.UsageError(f"there is no user {user} in {file}: give a username or an email")
+            if problems := secret.check(found.username, found.email):
+                raise ValidationError(problems)
+            new_hash = Argon2PasswordHasher().hash(secret.password)
+            force = secret.is_generated
+            renew = partial(reset_password, user_id=found.id, new_hash=new_hash, force_change=force, actor=SYSTEM)
+            work.check()
+            store.write(renew)
+        _tell(f"{found.username} has a new password", found, secret)
 
 
 def _secret(file: TextIO | None, *, generate: bool) -> Secret:
@@ -122,15 +140,24 @@ def _secret(file: TextIO | None, *, generate: bool) -> Secret:
         raise click.UsageError("only one of --password-file and --generate may be given")
     if generate:
         return Secret(new_password(), is_generated=True)
+    return Secret(_typed() if file is None else line_of(file, "password"), is_generated=False)
+
+
+def _typed() -> str:
     try:
-        typed = click.prompt("Password", hide_input=True, confirmation_prompt=True) if file is None else file.read()
-    except UnicodeDecodeError:
-        raise click.UsageError("the password file is not UTF-8") from None
-    except click.Abort:
+        typed: str = click.prompt("Password", hide_input=True, confirmation_prompt=True, err=True)
+    except click.Abort as error:
+        with stoppable(_UNTOUCHED):
+            if isinstance(error.__context__, KeyboardInterrupt):
+                raise KeyboardInterrupt from None
         raise click.UsageError("a password is needed: typed, by --password-file or by --generate") from None
-    return Secret(typed.removesuffix("\n"), is_generated=False)
+    return typed
 
 
-def _tell(done: str, secret: Secret) -> None:
-    password = f"; password {secret.password} (to be changed at the first login)" if secret.is_generated else ""
-    click.echo(done + password)
+def _tell(done: str, user: User, secret: Secret) -> None:
+    facts: dict[str, object] = {"id": user.id, "username": user.username, "email": user.email, "role": user.role}
+    facts["force_password_change"] = secret.is_generated
+    if secret.is_generated:
+        done += f"; password {secret.password} (to be changed at the first login)"
+        facts["password"] = secret.password
+    tell(done, **facts)

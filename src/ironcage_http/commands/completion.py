@@ -20,6 +20,6 @@ def completion(shell: str) -> None:
     root = click.get_current_context().find_root().command
     script = kind(root, {}, "ironcage", "_IRONCAGE_COMPLETE").source()
     if wants_json():
-        show_json({"script": script})
+        show_json({"shell": shell, "script": script})
     else:
         click.echo(script)

@@ -141,6 +141,6 @@ def _failure(error: AnsweredError, url: str, *, is_known: bool) -> Failure:
     elif "retry_after" in error.details:
         message += f"; try again in {error.details['retry_after']} s"
     fields = error.details.get("fields")
-    if isinstance(fields, dict):
+    if isinstance(fields, dict) and len(fields) > 1:  # the message tells of the first
         message += "".join(f"\n  {name}: {problem}" for name, problem in fields.items())
     return Failure(exit_code, message, code=error.code, details=error.details)

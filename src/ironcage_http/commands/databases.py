@@ -14,12 +14,19 @@ EXISTING: Final = click.argument(
 )
 """The argument of every command on a database that is there; `chosen` makes it a file."""
 
+MAY_BE_NEW: Final = click.argument("database", type=click.Path(dir_okay=False, path_type=Path), required=False)
+"""The argument of a command that makes the database where there is none; `chosen` with `may_be_new` makes it a file."""
 
-def chosen(database: Path | None) -> Path:
+
+def chosen(database: Path | None, *, may_be_new: bool = False) -> Path:
     """Return the file of the argument, else that of `DATABASE_URL`.
 
+    Args:
+        database: What was given.
+        may_be_new: Whether the file of the environment need not be there.
+
     Raises:
-        click.UsageError: Neither names a file that is there.
+        click.UsageError: Neither names a file, or one that is not there and must be.
     """
     if database is not None:
         return database
@@ -27,6 +34,10 @@ def chosen(database: Path | None) -> Path:
     if env.problems:
         raise click.UsageError(env.problems[0])
     file = env.read(v.DATABASE)
-    if not isinstance(file, Path) or not file.is_file():
+    if file is None:
         raise click.UsageError(f"which database? Name a file, or set {v.DATABASE.name}")
+    if not isinstance(file, Path):
+        raise click.UsageError(f"{v.DATABASE.name} is a database in memory, of one process alone: name a file")
+    if not may_be_new and not file.is_file():
+        raise click.UsageError(f"the file of {v.DATABASE.name}, {file.absolute()}, is not there: name another")
     return file

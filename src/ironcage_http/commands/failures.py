@@ -1,17 +1,25 @@
 """Failures of commands: what an operator is told of an error, and with which exit code."""
 
+import sqlite3
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Final
 
 import click
 
+from ironcage_core.errors.faults import StorageError
 from ironcage_core.errors.tree import IroncageError, RefusalError, UnavailableError
 from ironcage_http.commands.shell import Exit, Failure
+
+_STORAGE_ADVICE: Final = "Look whether the folder is there and you may write to it; ironcage doctor tells more"
 
 
 def refused(error: IroncageError) -> Failure:
     """Return how a command ends that a typed error stops."""
-    return Failure(Exit.CANNOT, f"{error.message} ({error.code})", code=error.code)
+    said = f"{error.message} ({error.code})"
+    if isinstance(error, StorageError) and isinstance(error.__cause__, sqlite3.Error):
+        said += f": {error.__cause__}. {_STORAGE_ADVICE}"
+    return Failure(Exit.CANNOT, said, code=error.code)
 
 
 @contextmanager

@@ -4,7 +4,7 @@ A password is typed without an echo or read from a file, and never stored; what 
 itself, or an API token.
 """
 
-from typing import TYPE_CHECKING, Final, TextIO
+from typing import TYPE_CHECKING, TextIO
 
 import click
 
@@ -19,13 +19,12 @@ from ironcage_http.commands.control_plane import (
     told,
 )
 from ironcage_http.commands.screen import Column, show_record, tell, yes
+from ironcage_http.commands.secret_files import line_of
 from ironcage_http.commands.shell import Command, Exit, Failure, needing
 from ironcage_http.logins import Login
 
 if TYPE_CHECKING:
     from ironcage_http.remote import Remote
-
-_MOST_CHARS: Final = 10_000
 
 
 @click.command(cls=Command)
@@ -57,7 +56,7 @@ def login(
     with told(), httpx.Client(timeout=TIMEOUT_S) as client, answered(base):
         nobody = Remote(client, base)
         if token_file is not None:
-            found = Login(base, None, _line_of(token_file, "token"), None)
+            found = Login(base, None, line_of(token_file, "token"), None)
         else:
             found = _with_password(nobody, username, password_file, new_password_file)
         me = nobody.acting_as(found).get("/users/me")
@@ -67,11 +66,11 @@ def login(
 
 def _with_password(nobody: "Remote", username: str | None, file: TextIO | None, new_file: TextIO | None) -> Login:
     username = username or click.prompt("Username", err=True)
-    password = _line_of(file, "password") if file else click.prompt("Password", hide_input=True, err=True)
+    password = line_of(file, "password") if file else click.prompt("Password", hide_input=True, err=True)
     found, must_change = _open(nobody, username, password)
     if not must_change:
         return found
-    chosen = _line_of(new_file, "new password") if new_file else _choose()
+    chosen = line_of(new_file, "new password") if new_file else _choose()
     nobody.acting_as(found).post("/auth/change-password", current_password=password, new_password=chosen)
     return _open(nobody, username, chosen)[0]
 
@@ -91,16 +90,6 @@ def _choose() -> str:
     click.echo("This password must be changed at the first login.", err=True)
     chosen: str = click.prompt("New password", hide_input=True, confirmation_prompt=True, err=True)
     return chosen
-
-
-def _line_of(file: TextIO, what: str) -> str:
-    try:
-        text = file.read(_MOST_CHARS).removesuffix("\n")
-    except UnicodeDecodeError:
-        raise click.UsageError(f"the {what} file is not UTF-8") from None
-    if not text:
-        raise click.UsageError(f"the {what} file is empty")
-    return text
 
 
 @click.command(cls=Command)

@@ -50,6 +50,19 @@ def money(value: Any) -> str:  # noqa: ANN401 - a number of JSON
     return format_usd(int(Decimal(str(value)) * MICROS_PER_USD))
 
 
+def count(value: int) -> str:
+    """Show how many, the thousands apart."""
+    return f"{value:,}"
+
+
+def percent(value: object) -> str:
+    """Show a share in percent."""
+    return f"{value} %"
+
+
+_NUMBERS: Final = frozenset((money, count, percent))
+
+
 def instant(value: str) -> str:
     """Show a time of RFC 3339 to the second, in UTC."""
     return value[:19].replace("T", " ")
@@ -82,9 +95,14 @@ def show_json(data: object) -> None:
     click.echo(msgspec.json.format(_encode(data), indent=2).decode())
 
 
+def as_json(data: object) -> str:
+    """Return a value as one line of JSON."""
+    return _encode(data).decode()
+
+
 def show_line(data: object) -> None:
     """Print a value as one line of JSON, at once: for what goes on."""
-    click.echo(_encode(data).decode())
+    click.echo(as_json(data))
 
 
 def tell(text: str, **facts: object) -> None:
@@ -97,6 +115,12 @@ def tell(text: str, **facts: object) -> None:
     if wants_json():
         show_json(facts)
     else:
+        click.echo(plain(text))
+
+
+def note(text: str) -> None:
+    """Say something beside what was done; a program has it among the facts."""
+    if not wants_json():
         click.echo(plain(text))
 
 
@@ -113,8 +137,9 @@ def show_rows(records: Sequence[Mapping[str, Any]], columns: Sequence[Column], *
         return
     table = Table(*(column.title for column in columns))
     for column, shown in zip(columns, table.columns, strict=True):
-        shown.justify = "right" if column.show is money else "left"
+        shown.justify = "right" if column.show in _NUMBERS else "left"
         shown.overflow = "fold"
+        shown.no_wrap = column.key == "id" or column.show is money  # what people copy or compare stays whole
     for record in records:
         table.add_row(*(Text(column.text_of(record)) for column in columns))
     console().print(table)
