@@ -6,6 +6,7 @@ from typing import Any, Final, Literal
 
 import msgspec
 
+from ironcage_http.amounts_in_schemas import amounts_as_numbers
 from ironcage_http.feed_catalogue import EVENTS, NOT_FOR_VIEWERS, SECRET_FROM
 from ironcage_http.feed_messages import (
     AgentEvent,
@@ -69,7 +70,7 @@ def describe() -> dict[str, Any]:
                 name: {"name": name, "summary": _summary(messages[name]), "payload": ref}
                 for name, ref in zip(messages, refs, strict=True)
             },
-            "schemas": _with_numbers(schemas),
+            "schemas": amounts_as_numbers(schemas),
             "securitySchemes": {
                 "bearer": {"type": "http", "scheme": "bearer"},
                 "apiToken": {"type": "httpApiKey", "in": "header", "name": "X-API-Token"},
@@ -94,17 +95,6 @@ def _ref(kind: str, name: str) -> dict[str, str]:
 
 def _summary(kind: type[msgspec.Struct]) -> str:
     return (kind.__doc__ or "").partition("\n")[0]
-
-
-def _with_numbers(schema: Any) -> Any:  # noqa: ANN401 - any part of a schema
-    """Return a schema in which an amount is what it is on the wire: a number; msgspec takes decimals for texts."""
-    if isinstance(schema, list):
-        return [_with_numbers(each) for each in schema]
-    if not isinstance(schema, dict):
-        return schema
-    if schema.get("format") == "decimal":
-        return {**{key: value for key, value in schema.items() if key != "format"}, "type": "number"}
-    return {key: _with_numbers(value) for key, value in schema.items()}
 
 
 def events_reference() -> str:

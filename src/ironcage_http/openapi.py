@@ -12,6 +12,7 @@ import msgspec
 
 from ironcage_core.domain.permissions import Rule
 from ironcage_core.errors.tree import IroncageError
+from ironcage_http.amounts_in_schemas import with_amounts
 from ironcage_http.calls import PaginationView
 from ironcage_http.errors import status_of
 from ironcage_http.routing import Route
@@ -118,6 +119,7 @@ def describe(routes: Sequence[Route]) -> dict[str, Any]:
     ordered = sorted(models, key=lambda model: model.__name__)
     schemas, components = msgspec.json.schema_components(ordered, ref_template="#/components/schemas/{name}")
     refs = dict(zip(ordered, schemas, strict=True))
+    bodies = [refs[model] for route in routes for model in (route.body, route.other_body) if model is not None]
     paths: dict[str, dict[str, Any]] = {}
     for route in routes:
         paths.setdefault(f"{BASE}{route.path}", {})[route.method.lower()] = _operation(route, refs)
@@ -131,7 +133,7 @@ def describe(routes: Sequence[Route]) -> dict[str, Any]:
         },
         "paths": paths,
         "components": {
-            "schemas": components,
+            "schemas": with_amounts(components, bodies),
             "securitySchemes": {
                 "bearer": {"type": "http", "scheme": "bearer"},
                 "apiToken": {"type": "apiKey", "in": "header", "name": "X-API-Token"},

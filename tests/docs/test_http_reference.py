@@ -1,5 +1,7 @@
 """The one list of routes, statuses and codes."""
 
+import json
+
 from ironcage_http import openapi
 from ironcage_http.app import ROUTES
 from scripts import command_reference, events_reference, http_reference, permissions_reference
@@ -54,3 +56,14 @@ def test_openapi_names_every_media_type_of_an_answer() -> None:
 def test_the_page_of_the_command_line_is_what_the_commands_take() -> None:
     """Run scripts/command_reference.py after a change of a command."""
     assert command_reference.PAGE.read_text() == command_reference.page()
+
+
+def test_amounts_are_numbers_in_answers_and_may_be_texts_in_bodies() -> None:
+    """As they are on the wire, not as the library that writes the schemas would write them."""
+    document = openapi.describe(ROUTES)
+    schemas = document["components"]["schemas"]
+
+    budget = schemas["AgentBody"]["properties"]["budget"]
+    assert [each["type"] for each in budget["anyOf"]] == ["number", "string"]
+    assert schemas["AgentView"]["properties"]["budget"] == {"type": "number"}
+    assert '"decimal"' not in json.dumps(document)
