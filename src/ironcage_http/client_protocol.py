@@ -103,8 +103,7 @@ class ControlPlane:
         self._token: str | None = target.token_value(ic_token)
         self.agent_id = target.agent_of(self._token)
         self.clock_offset_ms = 0
-        # What goes to this machine unencrypted must not leave it by way of a proxy.
-        trusts = base.scheme == "https" or not target.is_local(base.host)
+        trusts = target.may_pass_proxies(base)
         self._client = httpx.Client(timeout=timeout_s, transport=transport, follow_redirects=False, trust_env=trusts)
 
     def __repr__(self) -> str:

@@ -15,8 +15,16 @@ _VISIBLE: Final = re.compile(r"[!-~]+")
 _LONGEST_KEY: Final = 200
 
 
-def api_url(url: str, *, allows_http: bool) -> httpx.URL:
+def api_url(
+    url: str, *, allows_http: bool, what: str = "the IC token", permission: str = "pass allows_http=True"
+) -> httpx.URL:
     """Return where the API is, for the url that a user gave.
+
+    Args:
+        url: What was given.
+        allows_http: Whether secrets may go to another machine without TLS.
+        what: What would go there, for a person.
+        permission: How to allow it.
 
     Raises:
         ValueError: No http or https url, one with credentials or a query in it, or http to another machine.
@@ -25,11 +33,11 @@ def api_url(url: str, *, allows_http: bool) -> httpx.URL:
     if parsed is None or parsed.scheme not in {"http", "https"} or not parsed.host:
         raise ValueError("the url of the control plane must look like https://ironcage.example.com")
     if parsed.userinfo or parsed.query or parsed.fragment:
-        raise ValueError("take user, password, query and fragment out of the url; the IC token has a place of its own")
+        raise ValueError(f"take user, password, query and fragment out of the url; {what} has a place of its own")
     if parsed.scheme == "http" and not allows_http and not is_local(parsed.host):
         raise ValueError(
-            f"http:// would send the IC token to {parsed.host} for everybody to read: use https://, or pass"
-            " allows_http=True if nobody else is on that network"
+            f"http:// would send {what} to {parsed.host} for everybody to read: use https://, or {permission}"
+            " if nobody else is on that network"
         )
     path = parsed.raw_path.decode("ascii").partition("?")[0].rstrip("/")
     rest = "" if path.endswith("/api/v1") else "/v1" if path.endswith("/api") else "/api/v1"
@@ -49,6 +57,11 @@ def is_local(host: str) -> bool:
         return host == "localhost" or ipaddress.ip_address(host).is_loopback
     except ValueError:
         return False
+
+
+def may_pass_proxies(url: httpx.URL) -> bool:
+    """Tell whether proxies of the environment may carry it: what goes to this machine unencrypted must not leave it."""
+    return url.scheme == "https" or not is_local(url.host)
 
 
 def token_value(token: str) -> str:

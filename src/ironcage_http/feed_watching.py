@@ -18,6 +18,7 @@ from websockets.exceptions import ConnectionClosed, InvalidStatus, WebSocketExce
 from websockets.sync.client import ClientConnection, connect
 
 from ironcage_http.answers import AnsweredError, NoAnswerError
+from ironcage_http.client_target import may_pass_proxies
 from ironcage_http.remote import EXPIRED, Remote, encode, refusal
 
 OPEN_S: Final = 10.0
@@ -133,7 +134,13 @@ class FeedWatch:
         url = f"ws{self._remote.url.removeprefix('http')}/ws"
         context = httpx.create_ssl_context() if url.startswith("wss") else None  # the authorities of every request
         return connect(
-            url, ssl=context, open_timeout=OPEN_S, close_timeout=CLOSE_S, create_connection=_Straight, compression=None
+            url,
+            ssl=context,
+            proxy=True if may_pass_proxies(httpx.URL(self._remote.url)) else None,
+            open_timeout=OPEN_S,
+            close_timeout=CLOSE_S,
+            create_connection=_Straight,
+            compression=None,
         )
 
     def _enter(self, socket: ClientConnection) -> Event:

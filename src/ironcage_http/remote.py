@@ -15,6 +15,7 @@ import httpx
 import msgspec
 
 from ironcage_http.answers import AnsweredError, NoAnswerError
+from ironcage_http.client_target import may_pass_proxies
 from ironcage_http.logins import Login, LoginFile
 
 TIMEOUT_S: Final = 60.0
@@ -23,9 +24,15 @@ TIMEOUT_S: Final = 60.0
 EXPIRED: Final = "AUTH_TOKEN_EXPIRED"
 """The code of a refusal that a renewed session does away with."""
 
+_ENDING: Final = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 _decode: Final = msgspec.json.Decoder(float_hook=Decimal).decode
 encode: Final = msgspec.json.Encoder(decimal_format="number").encode
 """Writes a body; amounts stay exact."""
+
+
+def client_of(url: str) -> httpx.Client:
+    """Return what sends requests to the control plane at an address, and by which way."""
+    return httpx.Client(timeout=TIMEOUT_S, trust_env=may_pass_proxies(httpx.URL(url)))
 
 
 class Remote:
@@ -118,7 +125,8 @@ class Remote:
             return False
         with file.locked():
             stored = file.load()
-            if stored is None or stored.url != login.url:  # logged out meanwhile, or in elsewhere
+            # Logged out meanwhile, or in elsewhere, or as somebody else.
+            if stored is None or (stored.url, stored.username) != (login.url, login.username):
                 return False
             if stored.access_token == login.access_token:
                 stored = self._renewed(stored, file)
@@ -144,6 +152,8 @@ class Remote:
             )
         except httpx.TimeoutException:
             raise NoAnswerError(f"took longer than {TIMEOUT_S:.0f} s") from None
+        except httpx.LocalProtocolError:  # its text has the header in it, which may be the credential
+            raise NoAnswerError("the request has a header that cannot be sent") from None
         except httpx.HTTPError as error:
             raise NoAnswerError(str(error) or type(error).__name__) from None
 
@@ -164,7 +174,7 @@ class Remote:
 
 @contextmanager
 def _unhurried() -> Iterator[None]:
-    """Let Ctrl-C wait until the block is over."""
+    """Let Ctrl-C, and a request to end, wait until the block is over."""
     if threading.current_thread() is not threading.main_thread():
         yield
         return
@@ -173,13 +183,14 @@ def _unhurried() -> Iterator[None]:
     def remember(number: int, _: FrameType | None) -> None:
         waiting.append(number)
 
-    before = signal.signal(signal.SIGINT, remember)
+    before = {number: signal.signal(number, remember) for number in _ENDING}
     try:
         yield
     finally:
-        signal.signal(signal.SIGINT, before)
+        for number, handler in before.items():
+            signal.signal(number, handler)
         if waiting:
-            signal.raise_signal(signal.SIGINT)
+            signal.raise_signal(waiting[0])
 
 
 def _given(body: Mapping[str, object]) -> dict[str, object]:

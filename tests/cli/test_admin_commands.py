@@ -172,7 +172,7 @@ def test_a_longer_shortest_password_of_the_environment_counts(database: Path) ->
         (["create", "--email", "ROOT@test", "--username", "x", "--generate"], "DUPLICATE_EMAIL"),
         (["create", "--email", "x", "--username", "x@", "--generate"], "VALIDATION_ERROR"),
         (["create", "--email", "x@test", "--generate"], "--username"),
-        (["create", "--email", "x@test", "--username", "x"], "a password is needed"),
+        (["create", "--email", "x@test", "--username", "x"], "the password is needed"),
         (["create", "--email", "x@test", "--username", "x", "--password-file", "nowhere"], "nowhere"),
         (["create", "--email", "x@test", "--username", "x", "--password-file", "-", "--generate"], "only one of"),
         (["reset-password", "nobody", "--generate"], "there is no user nobody"),

@@ -45,6 +45,14 @@ def test_a_query_comes_from_options_and_from_the_path(admin_desk: Desk) -> None:
     assert [each["name"] for each in by_option["data"]] == ["a b&c"]
 
 
+@pytest.mark.parametrize("arguments", [("/agents?status=",), ("/agents", "-q", "status=")])
+def test_a_parameter_without_a_value_is_sent_as_it_is(admin_desk: Desk, arguments: tuple[str, ...]) -> None:
+    """The route is asked, and says what it thinks of it."""
+    shown = admin_desk.run("api", "GET", *arguments)
+
+    assert (shown.code, "status: " in shown.err) == (4, True), shown.err
+
+
 def test_an_answer_that_is_no_json_is_printed_as_it_is(admin_desk: Desk) -> None:
     """An export as CSV."""
     shown = admin_desk.run("api", "GET", "/analytics/export/usage", "-q", "format=csv")

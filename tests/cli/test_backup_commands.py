@@ -2,6 +2,7 @@
 
 import errno
 import json
+import os
 import shutil
 import signal
 import sqlite3
@@ -652,3 +653,39 @@ def test_a_restored_server_reads_its_secrets(tmp_path: Path) -> None:
     assert restored.returncode == 0, restored.stderr
     with ServerProcess(tmp_path / "new") as server:
         assert server.ask("POST", "/budget/handshake", {}, agent.headers).status == 200
+
+
+@pytest.mark.parametrize("suffix", ["-wal", "-shm", "-journal"])
+def test_a_backup_is_not_put_beside_a_log_that_would_become_its_own(folder: Path, suffix: str) -> None:
+    """SQLite would read it in the place of what the backup says."""
+    left = folder / f"copy.db{suffix}"
+    left.touch()
+
+    code, said = run("backup", folder / "iron.db", folder / "copy.db")
+
+    assert (code, left.name in said, (folder / "copy.db").exists()) == (3, True, False)
+
+
+@pytest.mark.parametrize("suffix", ["-wal", "-journal"])
+def test_a_log_that_is_a_link_is_not_read_with_a_backup(folder: Path, suffix: str) -> None:
+    """Whoever may write to the folder of a backup could otherwise say what is restored."""
+    run("backup", folder / "iron.db", folder / "copy.db")
+    planted = folder / f"copy.db{suffix}"
+    planted.symlink_to(folder / "elsewhere")
+
+    code, said = run("restore", folder / "copy.db", folder / "restored.db")
+
+    assert (code, planted.name in said, (folder / "restored.db").exists()) == (3, True, False)
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root makes files for others")
+def test_a_log_of_somebody_else_is_not_read_with_a_backup(folder: Path) -> None:
+    """Likewise."""
+    run("backup", folder / "iron.db", folder / "copy.db")
+    planted = folder / "copy.db-wal"
+    planted.touch()
+    os.chown(planted, 65534, 65534)
+
+    code, said = run("restore", folder / "copy.db", folder / "restored.db")
+
+    assert (code, planted.name in said, (folder / "restored.db").exists()) == (3, True, False)

@@ -102,9 +102,13 @@ def test_a_log_is_read_with_the_file(database: Path) -> None:
     log = beside(copy, "-wal").read_bytes()
     assert log
 
-    _, checks, _ = doctor(copy, WELL)
+    link = database.with_name("link.db")
+    link.symlink_to(copy)
 
-    assert found(checks, "secrets") == ["5 provider keys, of which 0 do not decrypt"]
+    for path in (copy, link):
+        _, checks, _ = doctor(path, WELL)
+        assert found(checks, "secrets") == ["5 provider keys, of which 0 do not decrypt"]
+
     assert beside(copy, "-wal").read_bytes() == log
 
 
@@ -189,6 +193,36 @@ def test_damaged_pages_are_trouble(database: Path) -> None:
     assert all("agent_providers" in each for each in found(checks, "file"))
 
 
+@pytest.mark.parametrize(("count", "last"), [(20, "complaint 19"), (23, "and 3 more complaints")])
+def test_of_very_many_complaints_the_first_are_told(count: int, last: str) -> None:
+    """And how many more there are."""
+    told = [each.found for each in checkup.pages([f"complaint {number}" for number in range(count)])]
+
+    assert (told[0], told[checkup.SHOWN - 1], told[-1]) == ("complaint 0", "complaint 19", last)
+    assert len(told) == min(count, checkup.SHOWN + 1)
+
+
+def test_of_very_many_secrets_that_do_not_decrypt_the_first_are_named(tmp_path: Path) -> None:
+    """And how many more there are."""
+    fill(tmp_path / "many.db", count=checkup.SHOWN + 2)
+
+    _, checks, document = doctor(tmp_path / "many.db")
+
+    assert len(found(checks, "secret")) == checkup.SHOWN + 1
+    assert found(checks, "secret")[-1] == "and 2 more do not decrypt"
+    assert len(document["secrets"]["unreadable"]) == checkup.SHOWN + 2
+
+
+def test_a_database_is_the_same_by_whatever_path(database: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The one of the environment is the one that is looked at, through a link and from where one is."""
+    (database.parent / "link").symlink_to(database.parent, target_is_directory=True)
+    monkeypatch.chdir(database.parent)
+
+    code, checks, _ = doctor(Path("iron.db"), {**WELL, "DATABASE_URL": f"sqlite:///{database.parent}/link/iron.db"})
+
+    assert (code, found(checks, "settings")) == (0, ["a server would start with them"])
+
+
 @pytest.mark.parametrize(
     ("mode", "state", "says"),
     [(0o600, "ok", "only its owner"), (0o640, "note", "read it"), (0o620, "note", "change it"),
@@ -265,7 +299,13 @@ def test_a_rotation_that_is_not_at_its_end_is_a_note(database: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("free", "state"), [(checkup.LITTLE_SPACE - 1, "trouble"), (checkup.LITTLE_SPACE, "note"), (10**12, "ok")]
+    ("free", "state"),
+    [
+        (checkup.LITTLE_SPACE - 1, "trouble"),
+        (checkup.LITTLE_SPACE, "note"),
+        (checkup.LITTLE_SPACE + 2, "note"),  # room for the database, and none for its log
+        (10**12, "ok"),
+    ],
 )
 def test_a_disk_that_is_nearly_full_is_told(
     database: Path, monkeypatch: pytest.MonkeyPatch, free: int, state: str

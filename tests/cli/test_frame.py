@@ -2,11 +2,13 @@
 
 import json
 import os
+import shlex
 import signal
 import socket
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import click
 import pytest
@@ -133,7 +135,8 @@ def test_a_command_imports_no_other_command() -> None:
 
     loaded = set(done.stdout.split())
     assert {name for name in loaded if name.startswith("ironcage_http.commands.")} == {
-        f"ironcage_http.commands.{each}" for each in ("shell", "screen", "control_plane", "login", "secret_files")
+        f"ironcage_http.commands.{each}"
+        for each in ("shell", "screen", "plain_text", "control_plane", "login", "secret_files")
     }
     assert loaded.isdisjoint({"litestar", "uvicorn", "sqlite3", "ironcage_http.app"})
 
@@ -144,3 +147,95 @@ def test_the_program_is_a_group(desk: Desk) -> None:
 
     assert isinstance(main, click.Group)
     assert "Commands:" in shown.out + shown.err
+
+
+def test_a_help_that_nobody_reads_and_a_table_are_no_failure_either(admin_desk: Desk) -> None:
+    """Click and rich have endings of their own for a pipe that is closed."""
+    env = {name: value for name, value in admin_desk.env.items() if value is not None}
+    reader, writer = os.pipe()
+    os.close(reader)
+
+    ended = [_run(line, env=env, stdout=writer) for line in ("--help", "agents list")]
+    os.close(writer)
+
+    assert [(done.returncode, done.stderr) for done in ended] == [(0, ""), (0, "")]
+
+
+def _run(line: str, *, env: dict[str, str] | None = None, **streams: Any) -> subprocess.CompletedProcess[str]:  # noqa: ANN401 - of subprocess
+    return subprocess.run(  # noqa: S603 - our own program
+        [sys.executable, "-c", MAIN, *line.split()],
+        env={**ENVIRONMENT, **(env or {})},
+        stdin=subprocess.DEVNULL,
+        check=False,
+        text=True,
+        **{"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, **streams},
+    )
+
+
+@pytest.mark.parametrize("line", ["--version", "--help", "completion bash", "completion bash --json"])
+def test_an_output_that_cannot_be_written_is_exit_3_and_a_sentence(line: str) -> None:
+    """A full disk under `> file` must not look like success, nor like a check that found something."""
+    with Path("/dev/full").open("w") as full:
+        done = _run(line, stdout=full)
+
+    assert (done.returncode, "No space left" in done.stderr, "Traceback" in done.stderr) == (3, True, False)
+
+
+def test_a_message_that_cannot_be_written_leaves_the_exit_code() -> None:
+    """It is all that is left to tell by."""
+    with Path("/dev/full").open("w") as full:
+        done = _run("nothing", stderr=full)
+
+    assert (done.returncode, done.stdout) == (2, "")
+
+
+def test_a_closed_stream_gets_nothing_and_no_other_gets_its_share(admin_desk: Desk) -> None:
+    """A failure does not come out among the answers, and without an input nobody is asked."""
+    env = {**ENVIRONMENT, **{name: value for name, value in admin_desk.env.items() if value is not None}}
+    program = shlex.join([sys.executable, "-c", MAIN])
+
+    told = [
+        subprocess.run(["/bin/sh", "-c", f"{program} {line}"], env=env, capture_output=True, text=True, check=False)  # noqa: S603 - our own program
+        for line in ("nothing 2>&-", "agents delete x <&-", "--version >&-")
+    ]
+
+    assert [(each.returncode, each.stdout, "Traceback" in each.stderr) for each in told] == [
+        (2, "", False),
+        (2, "", False),
+        (0, "", False),
+    ]
+
+
+ASCII = {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}
+
+
+def test_a_terminal_that_knows_ascii_alone_is_shown_what_it_can_show(admin_desk: Desk) -> None:
+    """JSON is UTF-8 all the same, and no name ends a command."""
+    admin_desk.ask("agents", "create", "é🤖", "--budget", "1")
+    env = {**{name: value for name, value in admin_desk.env.items() if value is not None}, **ASCII}
+
+    table, document = _run("agents list", env=env), _run("agents list --json", env={**env, "PYTHONIOENCODING": "ascii"})
+
+    assert (table.returncode, "\\xe9\\U0001f916" in table.stdout) == (0, True), table.stderr
+    assert [each["name"] for each in json.loads(document.stdout)["data"]] == ["é🤖"]
+
+
+def test_an_argument_that_is_not_utf_8_is_wrong_usage(admin_desk: Desk) -> None:
+    """As a shell with another encoding sends it."""
+    shown = admin_desk.run("agents", "show", "\udcff\udcfe")
+
+    assert (shown.code, "not UTF-8" in shown.err, shown.out) == (2, True, "")
+
+
+@pytest.mark.parametrize(
+    ("line", "asked"),
+    [("login http://127.0.0.1:1", "username"), ("login http://127.0.0.1:1 -u admin", "password")],
+)
+def test_an_end_of_the_input_at_a_question_says_what_to_give(tmp_path: Path, line: str, asked: str) -> None:
+    """Nothing was asked of a server yet, so nothing may have been carried out; Python's own warning is no help."""
+    done = _run(line, env={"IRON_CONFIG_DIR": str(tmp_path)})
+
+    assert (done.returncode, done.stdout) == (2, "")
+    assert f"the {asked} is needed: type it, or give --{asked}" in done.stderr
+    assert "GetPassWarning" not in done.stderr
+    assert "may have been carried out" not in done.stderr

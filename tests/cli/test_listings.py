@@ -136,6 +136,7 @@ def test_a_name_stands_for_the_one_thing_of_exactly_that_name(admin_desk: Desk) 
     assert admin_desk.ask("agents", "show", "worker")["id"] == wanted
     assert admin_desk.ask("agents", "show", "100%_a/b?c=d")["id"] == odd
     assert admin_desk.run("agents", "show", "work").code == 4
+    assert admin_desk.run("agents", "show", "").err == "Error: There is no agent \n"
 
 
 def test_a_name_that_more_than_one_has_is_wrong_usage(admin_desk: Desk) -> None:

@@ -253,7 +253,7 @@ click.termui.hidden_prompt_func = asked
 
     ended = stopped(typing, "admin", "create", tmp_path / "iron.db", "--email", "x@test", "--username", "x")
 
-    assert (ended.code, "Stopped. No account was changed" in ended.err) == (130, True)
+    assert (ended.code, "Nothing was done." in ended.err) == (130, True)
     assert "Traceback" not in ended.err
     assert list(tmp_path.iterdir()) == []
 

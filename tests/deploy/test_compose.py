@@ -14,7 +14,8 @@ from tests.support.processes import ROOT
 
 KEYS = {
     "build", "cap_drop", "env_file", "environment", "healthcheck", "image", "init", "logging", "networks", "pids_limit",
-    "ports", "read_only", "restart", "security_opt", "stop_grace_period", "stop_signal", "tmpfs", "user", "volumes",
+    "ports", "read_only", "restart", "security_opt", "stop_grace_period", "stop_signal", "tmpfs", "ulimits", "user",
+    "volumes",
 }  # fmt: skip
 """Of the Compose specification, those that are used."""
 
@@ -65,6 +66,7 @@ def test_it_can_do_little_beside_its_work(service: dict[str, Any]) -> None:
     assert service["read_only"] is True
     assert service["cap_drop"] == ["ALL"]
     assert service["security_opt"] == ["no-new-privileges:true"]
+    assert service["ulimits"] == {"core": 0}
     assert temporary.startswith("/tmp:")  # noqa: S108 - of the container
     assert "noexec" in temporary
 

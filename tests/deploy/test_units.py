@@ -57,6 +57,7 @@ def test_a_service_can_do_little_beside_its_work(name: str) -> None:
 
     assert (service["User"], service["Group"]) == ("ironcage", "ironcage")
     assert service["NoNewPrivileges"] == "true"
+    assert name != "ironcage.service" or service["LimitCORE"] == "0"
     assert (service["CapabilityBoundingSet"], service["AmbientCapabilities"]) == ("", "")
     assert service["ProtectSystem"] == "strict"
     assert service["ProtectHome"] == service["PrivateTmp"] == service["PrivateDevices"] == "true"
@@ -75,12 +76,16 @@ def test_the_service_comes_back_by_itself_and_is_given_time_to_end() -> None:
 
 
 def backed_up(folder: Path, key: str) -> subprocess.CompletedProcess[str]:
-    """Run a command of the backup's unit with its folders inside `folder`."""
-    command = unit("ironcage-backup.service")[key][-1].replace("%%", "%").replace("/var/lib", str(folder))
+    """Run the commands of the backup's unit, one after the other, with its folders inside `folder`."""
+    written = " && ".join(_plain(each) for each in unit("ironcage-backup.service")[key])
+    command = written.replace("%%", "%").replace("/var/lib", str(folder))
     program = f"{shlex.quote(sys.executable)} -c 'from ironcage_http.cli import main; main()'"
-    shell = command.removeprefix("/bin/sh -c '").removesuffix("'") if command.startswith("/bin/sh") else command
     environ = {"PATH": os.defpath, "PYTHONPATH": str(ROOT / "src")}
-    return in_shell(shell.replace(PROGRAM, program), **environ)
+    return in_shell(command.replace(PROGRAM, program), **environ)
+
+
+def _plain(command: str) -> str:
+    return command.removeprefix("/bin/sh -c '").removesuffix("'") if command.startswith("/bin/sh") else command
 
 
 def test_the_backup_is_one_and_has_a_name_of_its_own(tmp_path: Path) -> None:
@@ -99,18 +104,29 @@ def test_the_backup_is_one_and_has_a_name_of_its_own(tmp_path: Path) -> None:
     assert unit("ironcage-backup.service")["StateDirectory"] == ["ironcage ironcage-backups"]
 
 
+def test_no_percent_sign_stands_alone() -> None:
+    """To systemd `%S` is a folder, and nothing of a time."""
+    for name in UNITS:
+        commands = [line for key, lines in unit(name).items() if key.startswith("Exec") for line in lines]
+        assert "%" not in "".join(commands).replace("%%", ""), name
+
+
 def test_old_backups_go_and_nothing_else_does(tmp_path: Path) -> None:
-    """Those of thirty days stay."""
+    """Those of thirty days stay, and a draft that may still grow; what a killed backup left days ago goes."""
     kept = tmp_path / "ironcage-backups"
     kept.mkdir()
-    for name, days in (("iron-new.db", 29), ("iron-old.db", 32), ("iron-old.db.secrets", 32), ("other.db", 32)):
+    for name, days in (
+        ("iron-new.db", 29), ("iron-old.db", 32), ("iron-old.db.secrets", 32), ("other.db", 32),
+        ("iron-new.db.draft-01", 0.1), ("iron-old.db.draft-02", 3),
+    ):  # fmt: skip
         (kept / name).touch()
         os.utime(kept / name, (time.time() - days * 86_400,) * 2)
 
     done = backed_up(tmp_path, "ExecStartPost")
 
     assert (done.returncode, done.stderr) == (0, "")
-    assert {file.name for file in kept.iterdir()} == {"iron-new.db", "iron-old.db.secrets", "other.db"}
+    left = {"iron-new.db", "iron-old.db.secrets", "other.db", "iron-new.db.draft-01"}
+    assert {file.name for file in kept.iterdir()} == left
 
 
 def test_the_timer_starts_the_backup() -> None:

@@ -121,6 +121,15 @@ def test_a_line_is_one_object(sound: Sound) -> None:
     assert line["status"] == 3
 
 
+@pytest.mark.parametrize("form", ["json", "text"])
+def test_a_time_is_as_long_as_any_other(form: LogFormat) -> None:
+    """Lines are in order where their times are compared as texts."""
+    record = logging.LogRecord("ironcage_http", logging.INFO, __file__, 1, "happened", (), None)
+    record.created, record.msecs = 1_700_000_000.007, 7.0
+
+    assert "2023-11-14T22:13:20.007Z" in logs.formatter(form).format(record)
+
+
 def test_an_exception_is_one_field_without_the_values_of_variables(sound: Sound) -> None:
     """With its causes, and names that look like tokens left alone."""
     configured(sound)
@@ -375,6 +384,7 @@ def test_of_a_very_long_text_the_end_is_kept() -> None:
     assert len(shown) < 32_001
     assert API_KEY[-10:] not in shown
     assert masked("x" * 40_000 + API_KEY) == ""
+    assert masked("word " * 6400) == "word " * 6400
 
 
 @pytest.mark.parametrize(
@@ -516,3 +526,19 @@ def test_a_command_that_is_no_server_leaves_logging_alone(tmp_path: Path) -> Non
 
     assert done.returncode == 0
     assert done.stderr == ""
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        """< TEXT '{"type": "AUTH", "filters": {"types": ["EV...tail-of-a-token"}' [680 bytes]""",
+        """< CONT 'tail-of-a-token"}' [text, 30 bytes, continued]""",
+        "< BINARY 74 61 69 6c tail-of-a-token 6e [680 bytes]",
+    ],
+)
+def test_no_part_of_a_message_of_a_socket_is_told(line: str) -> None:
+    """Its library cuts it in the middle, so that what is left of a token does not look like one."""
+    told = masked(line)
+
+    assert "tail-of-a-token" not in told
+    assert told.endswith(line[line.rindex(" [") :])

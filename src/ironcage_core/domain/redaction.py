@@ -54,6 +54,9 @@ _HEADER: Final = re.compile(
 )
 """A header of a handshake, as libraries write what they sent and got."""
 
+_FRAME: Final = re.compile(r"^([<>] (?:TEXT|BINARY|CONT) ).*(?= \[)", re.MULTILINE)
+"""A message of a socket as libraries write it: cut in the middle or in pieces, no secret is known as one."""
+
 _NAME: Final = re.compile(r"(?:at|rt|ic)(?:_[a-z]{1,20}){1,4}(?:\.py)?")
 """A name in a program that begins like a token; none that is drawn at random looks like it."""
 
@@ -92,7 +95,7 @@ def masked(text: str) -> str:
     tail = text[-_LOGGED:]
     if len(text) > _LOGGED:  # as above: what is cut in half goes
         tail = tail[min((found for found in map(tail.find, _ENDS) if found >= 0), default=len(tail)) :]
-    tail = _HEADER.sub(rf"\1{MARK}", tail)
+    tail = _FRAME.sub(rf"\1{MARK}", _HEADER.sub(rf"\1{MARK}", tail))
     return _masked(tail, lambda found: found[0] if _NAME.fullmatch(found[0]) else MARK)
 
 

@@ -23,8 +23,8 @@ from ironcage_http import variables
 from ironcage_http.commands.databases import MAY_BE_NEW, chosen
 from ironcage_http.commands.failures import telling
 from ironcage_http.commands.screen import tell
-from ironcage_http.commands.secret_files import line_of
-from ironcage_http.commands.shell import Group, stoppable
+from ironcage_http.commands.secret_files import line_of, typed
+from ironcage_http.commands.shell import Group
 from ironcage_http.commands.stopping import working
 from ironcage_http.environment import Environment
 from ironcage_storage.sealed.passwords import Argon2PasswordHasher, new_password
@@ -140,18 +140,10 @@ def _secret(file: TextIO | None, *, generate: bool) -> Secret:
         raise click.UsageError("only one of --password-file and --generate may be given")
     if generate:
         return Secret(new_password(), is_generated=True)
-    return Secret(_typed() if file is None else line_of(file, "password"), is_generated=False)
-
-
-def _typed() -> str:
-    try:
-        typed: str = click.prompt("Password", hide_input=True, confirmation_prompt=True, err=True)
-    except click.Abort as error:
-        with stoppable(_UNTOUCHED):
-            if isinstance(error.__context__, KeyboardInterrupt):
-                raise KeyboardInterrupt from None
-        raise click.UsageError("a password is needed: typed, by --password-file or by --generate") from None
-    return typed
+    if file is not None:
+        return Secret(line_of(file, "password"), is_generated=False)
+    otherwise = "give --password-file or --generate"
+    return Secret(typed("password", otherwise, confirmation_prompt=True), is_generated=False)
 
 
 def _tell(done: str, user: User, secret: Secret) -> None:

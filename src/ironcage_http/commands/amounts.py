@@ -18,7 +18,7 @@ class _Usd(click.ParamType[Decimal]):
         try:
             return usd(parse_usd(value, field="amount"))
         except ValidationError as error:
-            self.fail(f"{value} {error.fields['amount']}, such as 2.50", param, ctx)
+            self.fail(f"{value} {error.fields['amount']}; an amount looks like 2.50", param, ctx)
 
 
 USD: Final = _Usd()

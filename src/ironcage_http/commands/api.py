@@ -8,7 +8,7 @@ import click
 import msgspec
 
 from ironcage_http.commands.control_plane import RemoteCommand, control_plane
-from ironcage_http.commands.screen import show_json
+from ironcage_http.commands.screen import show_json, show_text
 
 METHODS: Final = ("GET", "POST", "PUT", "PATCH", "DELETE")
 _BASE: Final = re.compile(r"^/?(api/v1/|api/)?")
@@ -18,7 +18,14 @@ _BASE: Final = re.compile(r"^/?(api/v1/|api/)?")
 @click.argument("method", type=click.Choice(METHODS, case_sensitive=False))
 @click.argument("path")
 @click.option("-q", "--query", "queries", multiple=True, metavar="NAME=VALUE", help="A parameter of the query.")
-@click.option("-f", "--field", "texts", multiple=True, metavar="NAME=TEXT", help="A field of the body, as a text.")
+@click.option(
+    "-f",
+    "--field",
+    "texts",
+    multiple=True,
+    metavar="NAME=TEXT",
+    help="A field of the body, as a text; a secret comes by --input.",
+)
 @click.option("-F", "--json-field", "values", multiple=True, metavar="NAME=JSON", help="A field of the body, as JSON.")
 @click.option("--input", "source", type=click.File("rb"), help="The whole body, JSON, from a file; - standard input.")
 @click.option("--idempotency-key", help="Makes repeating the request harmless, where the route takes one.")
@@ -47,7 +54,7 @@ def api(
             method.upper(), _BASE.sub("/", place, count=1), query=query, body=body, headers=headers, may_be_text=True
         )
     if isinstance(answer, str):
-        click.echo(answer, nl=False)
+        show_text(answer)
     elif answer is not None:
         show_json(answer)
 

@@ -18,7 +18,7 @@ from ironcage_http.commands.secret_copies import put_secrets, secrets_of
 from ironcage_http.commands.shell import Command, Exit, Failure
 from ironcage_http.commands.stopping import Work, working
 from ironcage_http.secrets_file import secrets_path
-from ironcage_storage.sqlite.backups import check, copy, snapshot
+from ironcage_storage.sqlite.backups import check, companions, copy, snapshot
 from ironcage_storage.sqlite.schema import standing
 
 
@@ -45,7 +45,8 @@ def backup(database: Path | None, target: Path, with_secrets: bool, no_check: bo
     Without DATABASE it is the one of DATABASE_URL. The copy is one file that only its owner may read.
     """
     file = chosen(database)
-    for place in (target, secrets_path(target)) if with_secrets else (target,):
+    # What is left beside a database that is gone would be read as a part of the backup.
+    for place in (target, *companions(target), *([secrets_path(target)] if with_secrets else [])):
         if os.path.lexists(place):
             raise taken(place)
     with (

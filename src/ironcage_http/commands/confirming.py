@@ -5,7 +5,7 @@ from typing import Final
 
 import click
 
-from ironcage_http.commands.screen import plain
+from ironcage_http.commands.plain_text import plain
 from ironcage_http.commands.shell import Exit, Failure
 
 YES: Final = click.option("--yes", "is_sure", is_flag=True, help="Do not ask whether you are sure.")

@@ -56,15 +56,13 @@ def login_file() -> LoginFile:
 def control_plane() -> Iterator["Remote"]:
     """Open the way to the control plane, and turn whatever it refuses into how the command ends."""
     with needing("cli"):
-        import httpx  # noqa: PLC0415 - a bare install has it not
-
-        from ironcage_http.remote import TIMEOUT_S, Remote  # noqa: PLC0415 - likewise
+        from ironcage_http.remote import Remote, client_of  # noqa: PLC0415 - a bare install has no httpx
     with told():
         file = login_file()
         stored = file.load()
         url, login = _whom_to_ask(stored)
         own_file = file if login is not None and login is stored else None
-        with httpx.Client(timeout=TIMEOUT_S) as client:
+        with client_of(url) as client:
             remote = Remote(client, url, login, own_file)
             with answered(remote.url, is_known=login is not None):
                 yield remote
@@ -79,7 +77,7 @@ def api_url(text: str, *, allows_http: bool) -> str:
     with needing("cli"):
         from ironcage_http.client_target import api_url as checked  # noqa: PLC0415 - a bare install has no httpx
     try:
-        return str(checked(text, allows_http=allows_http))
+        return str(checked(text, allows_http=allows_http, what="what you log in with", permission="give --allow-http"))
     except ValueError as error:
         raise click.UsageError(str(error)) from None
 
@@ -109,6 +107,9 @@ def told() -> Iterator[None]:
     try:
         yield
     except LoginFileError as error:
+        if isinstance(error.__cause__, OSError):
+            hint = f"{error}; {v.CONFIG_FOLDER.name} may name another folder"
+            raise Failure(Exit.CANNOT, hint, code="LOGIN_FILE") from error
         raise Failure(Exit.LOGIN, str(error), code="LOGIN_FILE") from error
 
 

@@ -10,7 +10,7 @@ import click
 
 from ironcage_http.commands.control_plane import RemoteGroup, control_plane
 from ironcage_http.commands.listings import Reading, filled
-from ironcage_http.commands.screen import as_json, show_json, tell
+from ironcage_http.commands.screen import as_json, show_json, show_text, tell
 from ironcage_http.commands.shell import Exit, Failure, wants_json
 from ironcage_http.commands.usage_filters import QUESTIONS
 from ironcage_http.private_files import write_private
@@ -33,7 +33,7 @@ def _exporting(what: str, summary: str) -> Reading:
             _write(out, answer if isinstance(answer, str) else as_json(answer))
             tell(f"the {what} is in {out}", file=str(out), format=given["format"])
         elif isinstance(answer, str):
-            click.echo(answer, nl=False)
+            show_text(answer)
         else:
             show_json(answer)
 
@@ -68,6 +68,8 @@ def _check(out: Path | None, written: str, *, is_sure: bool) -> None:
         if wants_json() and written != "json":
             raise click.UsageError("--json prints JSON: give --out for another format")
         return
+    if out.exists() and not out.is_file():  # a device would be replaced by a file
+        raise click.UsageError(f"{out} is no regular file: name another, or leave --out away for standard output")
     if out.exists() and not is_sure:
         raise click.UsageError(f"{out} is there already: give --yes to write over it, or name another file")
     if not out.parent.is_dir():

@@ -5,8 +5,6 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Final
 
-import click
-
 from ironcage_core.errors.faults import StorageError
 from ironcage_core.errors.tree import IroncageError, RefusalError, UnavailableError
 from ironcage_http.commands.shell import Exit, Failure
@@ -16,7 +14,8 @@ _STORAGE_ADVICE: Final = "Look whether the folder is there and you may write to 
 
 def refused(error: IroncageError) -> Failure:
     """Return how a command ends that a typed error stops."""
-    said = f"{error.message} ({error.code})"
+    is_ours = error.code == IroncageError.code  # which would only tell an operator that something is wrong with us
+    said = error.message if is_ours else f"{error.message} ({error.code})"
     if isinstance(error, StorageError) and isinstance(error.__cause__, sqlite3.Error):
         said += f": {error.__cause__}. {_STORAGE_ADVICE}"
     return Failure(Exit.CANNOT, said, code=error.code)
@@ -29,5 +28,6 @@ def telling() -> Iterator[None]:
         yield
     except IroncageError as error:
         if isinstance(error, RefusalError) and not isinstance(error, UnavailableError):
-            raise click.UsageError(f"{error.message} ({error.code})") from error
+            said = f"{error.message} ({error.code})"
+            raise Failure(Exit.USAGE, said, code=error.code, details=error.details) from error
         raise refused(error) from error

@@ -53,10 +53,10 @@ def in_words(event: Mapping[str, Any]) -> str:
         return f"is {event.get('state')}{reason}; {facts['budget_spent']} spent"
     if event["type"] == "COST_ALERT":
         whose = _WHOSE.get(facts["scope"], facts["scope"])
-        used = f"{facts['percentage']} % of the {whose} is used up: {{budget_spent}} of {{budget_limit}} spent"
-        return f"{event.get('severity')}: {used.format_map(facts)}"
+        used = f"{facts['percentage']} % of the {whose} is used up"
+        return f"{event.get('severity')}: {used}: {facts['budget_spent']} of {facts['budget_limit']} spent"
     name = str(event.get("event"))
-    return _WORDS.get(name, name.replace("_", " ")).format_map(facts)
+    return _WORDS[name].format_map(facts) if name in _WORDS else name.replace("_", " ")
 
 
 def _text(name: str, value: object) -> str:

@@ -12,8 +12,9 @@ import click
 
 from ironcage_core.domain.ids import MASTER_PROJECT, ORPHANED_PROJECT, Prefix, is_id
 from ironcage_http.commands.control_plane import RemoteCommand, control_plane
-from ironcage_http.commands.screen import Column, console, plain, show_record, show_rows
-from ironcage_http.commands.shell import Exit, Failure, wants_json
+from ironcage_http.commands.plain_text import plain
+from ironcage_http.commands.screen import Column, note, show_record, show_rows
+from ironcage_http.commands.shell import Exit, Failure
 
 if TYPE_CHECKING:
     from ironcage_http.remote import Remote
@@ -135,8 +136,8 @@ def listing(
                 answer = remote.get(place, page=page, per_page=per_page, **given)
         show_rows(answer["data"], columns, whole=answer)
         told = answer.get("pagination")
-        if told and not wants_json() and told["total"] > len(answer["data"]):
-            console().print(f"page {told['page']} of {told['total_pages']}, {told['total']} in all")
+        if told and told["total"] > len(answer["data"]):
+            note(f"page {told['page']} of {told['total_pages']}, {told['total']} in all")
 
     params = []
     if is_sorted:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, TextIO
 
 import click
 
+from ironcage_http import variables as v
 from ironcage_http.answers import AnsweredError, NoAnswerError
 from ironcage_http.commands.control_plane import (
     HERE,
@@ -19,7 +20,7 @@ from ironcage_http.commands.control_plane import (
     told,
 )
 from ironcage_http.commands.screen import Column, show_record, tell, yes
-from ironcage_http.commands.secret_files import line_of
+from ironcage_http.commands.secret_files import line_of, typed
 from ironcage_http.commands.shell import Command, Exit, Failure, needing
 from ironcage_http.logins import Login
 
@@ -50,29 +51,36 @@ def login(
         raise click.UsageError("an API token comes alone: it says by itself whose it is")
     base = api_url(url, allows_http=allow_http)
     with needing("cli"):
-        import httpx  # noqa: PLC0415 - a bare install has it not
-
-        from ironcage_http.remote import TIMEOUT_S, Remote  # noqa: PLC0415 - likewise
-    with told(), httpx.Client(timeout=TIMEOUT_S) as client, answered(base):
+        from ironcage_http.remote import Remote, client_of  # noqa: PLC0415 - a bare install has no httpx
+    with told(), client_of(base) as client, answered(base):
         nobody = Remote(client, base)
         if token_file is not None:
-            found = Login(base, None, line_of(token_file, "token"), None)
+            found = Login(base, None, _token_of(token_file), None)
         else:
             found = _with_password(nobody, username, password_file, new_password_file)
         me = nobody.acting_as(found).get("/users/me")
-        login_file().save(found)
+        file = login_file()
+        with file.locked():  # a renewal that is under way would put the old login back
+            file.save(found)
     tell(f"logged in to {base} as {me['username']} ({me['role']})", url=base, user=me)
 
 
+def _token_of(file: TextIO) -> str:
+    try:
+        return str(v.CLI_TOKEN.parse(line_of(file, "token").strip()))
+    except ValueError:
+        raise click.UsageError(f"an API token must be {v.CLI_TOKEN.rule}") from None
+
+
 def _with_password(nobody: "Remote", username: str | None, file: TextIO | None, new_file: TextIO | None) -> Login:
-    username = username or click.prompt("Username", err=True)
-    password = line_of(file, "password") if file else click.prompt("Password", hide_input=True, err=True)
+    username = username or typed("username", "give --username", hide_input=False)
+    password = line_of(file, "password") if file else typed("password", "give --password-file")
     found, must_change = _open(nobody, username, password)
     if not must_change:
         return found
     chosen = line_of(new_file, "new password") if new_file else _choose()
     nobody.acting_as(found).post("/auth/change-password", current_password=password, new_password=chosen)
-    return _open(nobody, username, chosen)[0]
+    return found  # of all sessions this one goes on
 
 
 def _open(nobody: "Remote", username: str, password: str) -> tuple[Login, bool]:
@@ -88,8 +96,7 @@ def _open(nobody: "Remote", username: str, password: str) -> tuple[Login, bool]:
 
 def _choose() -> str:
     click.echo("This password must be changed at the first login.", err=True)
-    chosen: str = click.prompt("New password", hide_input=True, confirmation_prompt=True, err=True)
-    return chosen
+    return typed("new password", "give --new-password-file", confirmation_prompt=True)
 
 
 @click.command(cls=Command)
@@ -97,12 +104,13 @@ def logout() -> None:
     """End the stored session, on the server too, and forget it."""
     with told():
         file = login_file()
-        stored = file.load()
-        if stored is None:
-            tell("you were not logged in", ended=False)
-            return
-        ended = stored.refresh_token is not None and _end(stored)
-        file.remove()
+        with file.locked():  # likewise
+            stored = file.load()
+            if stored is None:
+                tell("you were not logged in", ended=False)
+                return
+            ended = stored.refresh_token is not None and _end(stored)
+            file.remove()
     what = "logged out" if ended else "the login is forgotten here; on the server it ends by itself or was no session"
     tell(f"{what} ({stored.url})", ended=ended)
 
@@ -110,10 +118,8 @@ def logout() -> None:
 def _end(stored: Login) -> bool:
     """Tell whether the server has ended the session; without an answer the login is forgotten all the same."""
     with needing("cli"):
-        import httpx  # noqa: PLC0415 - a bare install has it not
-
-        from ironcage_http.remote import TIMEOUT_S, Remote  # noqa: PLC0415 - likewise
-    with httpx.Client(timeout=TIMEOUT_S) as client:
+        from ironcage_http.remote import Remote, client_of  # noqa: PLC0415 - a bare install has no httpx
+    with client_of(stored.url) as client:
         try:
             Remote(client, stored.url).post("/auth/logout", refresh_token=stored.refresh_token)
         except (AnsweredError, NoAnswerError):

@@ -4,6 +4,7 @@ What comes from elsewhere is shown as plain text: no name can colour a line, mov
 it.
 """
 
+import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from decimal import Decimal
@@ -17,6 +18,7 @@ from rich.table import Table
 from rich.text import Text
 
 from ironcage_core.domain.money import MICROS_PER_USD, format_usd
+from ironcage_http.commands.plain_text import plain, plain_json, plain_lines
 from ironcage_http.commands.shell import wants_json
 
 _encode: Final = msgspec.json.Encoder(decimal_format="number").encode
@@ -78,11 +80,6 @@ def several(value: Iterable[object]) -> str:
     return ", ".join(map(str, value)) or "-"
 
 
-def plain(text: str) -> str:
-    """Return a text in which every character that does not print is one that does."""
-    return "".join(each if each.isprintable() else "\N{REPLACEMENT CHARACTER}" for each in text)
-
-
 def console() -> Console:
     """Return a console that cuts no number off: never narrower than the widest table, and wide into a pipe."""
     made = Console(highlight=False)
@@ -92,17 +89,22 @@ def console() -> Console:
 
 def show_json(data: object) -> None:
     """Print a value as JSON, the members of a record on lines of their own."""
-    click.echo(msgspec.json.format(_encode(data), indent=2).decode())
+    click.echo(plain_json(msgspec.json.format(_encode(data), indent=2)))  # bytes: whatever the terminal is
 
 
 def as_json(data: object) -> str:
     """Return a value as one line of JSON."""
-    return _encode(data).decode()
+    return plain_json(_encode(data)).decode()
 
 
 def show_line(data: object) -> None:
     """Print a value as one line of JSON, at once: for what goes on."""
-    click.echo(as_json(data))
+    click.echo(plain_json(_encode(data)))
+
+
+def show_text(text: str) -> None:
+    """Print a text from elsewhere: as it is for programs, as plain text on a terminal."""
+    click.echo(plain_lines(text) if sys.stdout.isatty() else text, nl=False)
 
 
 def tell(text: str, **facts: object) -> None:

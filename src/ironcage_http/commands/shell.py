@@ -3,17 +3,20 @@
 With `--json` the standard output holds JSON alone, and a failure is the one shape of errors on standard error.
 """
 
-import errno
 import os
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from enum import IntEnum
 from importlib import import_module
-from typing import Any, Final, NamedTuple, NoReturn
+from io import TextIOWrapper
+from pathlib import Path
+from typing import Any, Final, NamedTuple, NoReturn, TextIO
 
 import click
 import msgspec
+
+from ironcage_http.commands.plain_text import plain_json, plain_lines
 
 
 class Exit(IntEnum):
@@ -107,23 +110,36 @@ class Main(click.Group):
         command: click.Command = getattr(import_module(place.module), place.name)
         return command
 
+    def make_context(self, *args: Any, **options: Any) -> click.Context:  # noqa: ANN401 - click's
+        """Read the command line; the help is shown here."""
+        with _maybe_unread():
+            return super().make_context(*args, **options)
+
     def invoke(self, ctx: click.Context) -> Any:  # noqa: ANN401 - click's
-        """Run the command; an output that nobody reads any more is no failure of it."""
-        try:
+        """Run the command."""
+        with _maybe_unread():
             return super().invoke(ctx)
-        except OSError as error:
-            if error.errno != errno.EPIPE:
-                raise
-            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # the flush at exit would fail as well
-            return Exit.DONE
 
     def main(self, args: Sequence[str] | None = None, *rest: Any, **options: Any) -> NoReturn:  # noqa: ANN401 - click's
         """Run a command line and exit."""
         given = list(sys.argv[1:] if args is None else args)
         options["standalone_mode"] = False
+        _prepare_streams()
         with _ending(as_json="--json" in given):
             code = super().main(given, *rest, **options)
         raise SystemExit(code if isinstance(code, int) else Exit.DONE)
+
+
+@contextmanager
+def _maybe_unread() -> Iterator[None]:
+    """An output that nobody reads any more is no failure; click and rich would make it one."""
+    try:
+        yield
+    except (BrokenPipeError, SystemExit) as error:
+        if isinstance(error, SystemExit) and not isinstance(error.__context__, BrokenPipeError):
+            raise
+        _forget_output(sys.stdout)
+        raise click.exceptions.Exit(Exit.DONE) from None
 
 
 @contextmanager
@@ -137,16 +153,52 @@ def _ending(*, as_json: bool) -> Iterator[None]:
     except (click.Abort, KeyboardInterrupt):
         _tell(Failure(Exit.INTERRUPTED, _STOPPED, code="INTERRUPTED"), as_json=as_json)
         raise SystemExit(Exit.INTERRUPTED) from None
+    except UnicodeEncodeError as error:
+        _tell(click.UsageError("what was given is not UTF-8: look at the names, and at LANG"), as_json=as_json)
+        raise SystemExit(Exit.USAGE) from error
+    except OSError as error:
+        if error.filename is None:
+            _forget_output(sys.stdout)
+        _tell(_failed(error), as_json=as_json)
+        raise SystemExit(Exit.CANNOT) from error
+
+
+def _failed(error: OSError) -> Failure:
+    what = f"{error.filename or 'The output'} cannot be used: {error.strerror}"
+    return Failure(Exit.CANNOT, f"{what}. What was asked for may have been done: look first", code="SYSTEM")
+
+
+def _prepare_streams() -> None:
+    """Give what is closed a place to go to, and let a terminal that cannot show a character not end a command."""
+    for name, mode in (("stdin", "r"), ("stdout", "w"), ("stderr", "w")):
+        if getattr(sys, name) is None:  # closed: what would be told there would come out elsewhere
+            setattr(sys, name, Path(os.devnull).open(mode, encoding="utf-8"))  # noqa: SIM115 - until the end
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
+
+
+def _forget_output(stream: TextIO) -> None:
+    """Let the flush at the exit not fail as well."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
 
 
 def _tell(error: click.ClickException, *, as_json: bool) -> None:
+    try:
+        _show(error, as_json=as_json)
+    except OSError:  # the exit code tells all the same
+        _forget_output(sys.stderr)
+
+
+def _show(error: click.ClickException, *, as_json: bool) -> None:
     if not as_json:
+        error.message = plain_lines(error.message)  # type: ignore[misc]  # a server's words are in it
         error.show()
         return
     code = error.code if isinstance(error, Failure) else "USAGE"
     details = error.details if isinstance(error, Failure) else {}
     told = {"error": error.format_message(), "code": code, "details": details}
-    click.echo(msgspec.json.encode(told, enc_hook=str).decode(), err=True)
+    click.echo(plain_json(msgspec.json.encode(told, enc_hook=str)), err=True)
 
 
 def _remember_json(ctx: click.Context, _: click.Parameter, value: bool) -> None:

@@ -12,6 +12,7 @@ from typing import Any, Final, NamedTuple
 
 import click
 
+from ironcage_http.commands.plain_text import plain
 from ironcage_http.commands.screen import Column, show_record
 from ironcage_http.commands.shell import Exit, Failure, wants_json
 from ironcage_http.private_files import OWNER_ONLY, write_private
@@ -50,7 +51,7 @@ class TokenPlace(NamedTuple):
         show_record(record, columns)
         click.echo(_ONCE, err=True)
         if not wants_json():
-            click.echo(token)
+            click.echo(plain(token))
 
 
 _FILE: Final = Column("token in", "token_file")

@@ -8,7 +8,7 @@ from rich.table import Table
 from rich.text import Text
 
 from ironcage_core.services.verify import Difference, Verification
-from ironcage_http.commands.screen import plain
+from ironcage_http.commands.plain_text import plain
 
 FILE_ADVICE: Final = "The file is damaged, and no sum over it can be trusted: restore a backup with ironcage restore."
 _LARGEST: Final = 2**63

@@ -19,7 +19,8 @@ from ironcage_http.answers import AnsweredError, NoAnswerError
 from ironcage_http.commands.control_plane import RemoteCommand, control_plane
 from ironcage_http.commands.happenings import in_words
 from ironcage_http.commands.listings import identify, place_of
-from ironcage_http.commands.screen import as_json, instant, plain, show_line
+from ironcage_http.commands.plain_text import plain
+from ironcage_http.commands.screen import as_json, instant, show_line
 from ironcage_http.commands.shell import Exit, Failure, needing, wants_json
 from ironcage_http.feed_catalogue import EVENTS
 
@@ -113,7 +114,7 @@ def _tell(note: "Note") -> None:
     if wants_json():
         click.echo(as_json({"note": note.text, "code": note.code}), err=True)
     else:
-        click.echo(note.text, err=True)
+        click.echo(plain(note.text), err=True)
 
 
 def _check_that_somebody_reads() -> None:

@@ -7,6 +7,7 @@ start over. What is written over an existing file is one transaction too: whatev
 import fcntl
 import os
 import sqlite3
+import stat
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, closing, contextmanager
 from pathlib import Path
@@ -40,6 +41,12 @@ class DatabaseInUseError(StartupError):
 
     def __init__(self, database: Path) -> None:
         super().__init__(f"A process has {database} open: stop the server and whatever else works on it first")
+
+
+class StrangeCompanionError(StartupError):
+    """Beside the database lies what SQLite would read as its log, and somebody else may have put it there."""
+
+    code = "STRANGE_COMPANION"
 
 
 class CopyError(StartupError):
@@ -92,6 +99,7 @@ def check(connection: sqlite3.Connection) -> None:
 @contextmanager
 def _connected(database: Path) -> Iterator[sqlite3.Connection]:
     """Open a file that is there, and tell what SQLite says of it as errors of ours."""
+    _check_companions(database)
     try:
         address = f"{database.absolute().as_uri()}?mode=rw"  # falls back to reading what must not be written
         with closing(
@@ -101,6 +109,25 @@ def _connected(database: Path) -> Iterator[sqlite3.Connection]:
             yield connection
     except sqlite3.Error as error:
         raise _told(error, database) from error
+
+
+def _check_companions(database: Path) -> None:
+    """Refuse a log that others may have put beside a file: SQLite would read it in the place of what the file says.
+
+    Raises:
+        StrangeCompanionError: There is one.
+    """
+    place = database.resolve()
+    try:
+        owners = {place.stat().st_uid, os.geteuid()}
+        for beside in filter(os.path.lexists, companions(place)):
+            found = beside.lstat()
+            if not stat.S_ISREG(found.st_mode) or found.st_uid not in owners:
+                raise StrangeCompanionError(
+                    f"{beside} is not of {database}, but somebody else's or a link: take it away"
+                )
+    except FileNotFoundError:
+        return  # gone by now, or SQLite says better what is not there
 
 
 def _told(error: sqlite3.Error, database: Path) -> IroncageError:

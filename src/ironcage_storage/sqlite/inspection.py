@@ -38,7 +38,8 @@ class Inspection:
     """
 
     def __init__(self, database: Path) -> None:
-        how = "mode=ro" if beside(database, "-wal").exists() else "immutable=1"
+        has_log = any(beside(database, suffix).exists() for suffix in ("-wal", "-journal"))
+        how = "mode=ro" if has_log else "immutable=1"
         try:
             uri = f"{database.absolute().as_uri()}?{how}"
             self._connection = sqlite3.connect(uri, uri=True, isolation_level=None, check_same_thread=False)
@@ -47,6 +48,7 @@ class Inspection:
         try:
             self._connection.execute(f"PRAGMA busy_timeout = {BUSY_TIMEOUT_MS}")
             self._connection.execute("PRAGMA query_only = ON")
+            self._connection.execute("PRAGMA trusted_schema = OFF")
             check_is_ours(self._connection, must_exist=True)
         except BaseException as error:
             self._connection.close()
