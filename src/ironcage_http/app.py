@@ -2,7 +2,7 @@
 
 import secrets
 from collections.abc import Sequence
-from functools import partial
+from functools import cache, partial
 from importlib.metadata import version
 from typing import Any, Final
 
@@ -158,13 +158,11 @@ def create_app(store: Store, settings: Settings) -> ASGIApp:
     metrics.watch_store(store)
     metrics.tell_build(version("ironcage"), settings.build_commit or system.NO_COMMIT, settings.mode)
     metrics.watch_feed(lambda: len(hub.registry.connections))
-    document = openapi.describe(ROUTES)
     app = Litestar(
         route_handlers=[
             *_handlers("/api/v1", ROUTES, wiring),
-            *_handlers("/api", ROUTES, wiring),
             *_handlers("/v1", telemetry.ROUTES, wiring),  # the path that runtimes were promised
-            *_documents(document),
+            *_documents(),
             _metrics(wiring, metrics),
             *_plain_feed(),
         ],
@@ -175,7 +173,7 @@ def create_app(store: Store, settings: Settings) -> ASGIApp:
     )
     is_production = settings.mode == "production"
     sockets = FeedSockets(wiring, hub)
-    short = Shortcuts(app, {**_short("/api/v1", ROUTES, wiring), **_short("/api", ROUTES, wiring)})
+    short = Shortcuts(app, _short("/api/v1", ROUTES, wiring))
     return Edge(short, sockets, origins=settings.allowed_origins, is_production=is_production, metrics=metrics)
 
 
@@ -200,9 +198,15 @@ def _typed(path: str) -> str:
     return path.replace("}", ":str}")
 
 
-def _documents(document: dict[str, Any]) -> list[HTTPRouteHandler]:
-    as_json, as_page = encode(document), openapi.page(document).encode()
-    of_feed = encode(asyncapi.describe())
+@cache
+def _described() -> tuple[bytes, bytes, bytes]:
+    """Return what describes the interface, for machines and for people, and the feed."""
+    document = openapi.describe(ROUTES)
+    return encode(document), openapi.page(document).encode(), encode(asyncapi.describe())
+
+
+def _documents() -> list[HTTPRouteHandler]:
+    as_json, as_page, of_feed = _described()
 
     async def machine(request: Request[Any, Any, Any]) -> ASGIResponse:  # noqa: ARG001 - Litestar passes it by name
         return ASGIResponse(body=as_json, media_type=JSON)

@@ -43,6 +43,10 @@ _PREFLIGHT: Final = (
     (b"access-control-max-age", b"600"),
 )
 
+_PLAIN: Final = "/api/"
+_VERSIONED: Final = "/api/v1/"
+_DOCUMENTS: Final = frozenset(("/api/docs", "/api/openapi.json", "/api/asyncapi.json"))
+
 Headers = list[tuple[bytes, bytes]]
 Sockets = Callable[[Any, Any, Any], Awaitable[None]]
 
@@ -109,6 +113,8 @@ class Edge:
             return
         if b"%2f" in scope["raw_path"].lower() and _FREE_TEXT.fullmatch(scope["raw_path"]):
             scope["path"] = scope["raw_path"].decode("latin-1")  # which says as much to routing, and is not cut in two
+        if not scope["path"].startswith(_VERSIONED):
+            scope["path"] = _versioned(scope["path"])
         start = perf_counter()
 
         async def decorated(message: Message) -> None:
@@ -132,6 +138,12 @@ class Edge:
         if origin in self._origins and origin is not None:
             headers += [(b"access-control-allow-origin", origin), (b"access-control-expose-headers", _EXPOSED)]
         return headers
+
+
+def _versioned(path: str) -> str:
+    """Return a path without a version as one with it: the same routes answer under both bases, and are made once."""
+    is_of_a_route = path.startswith(_PLAIN) and path.rstrip("/") not in _DOCUMENTS
+    return _VERSIONED + path.removeprefix(_PLAIN) if is_of_a_route else path
 
 
 def _tell(method: str, route: str, status: int, seconds: float) -> None:
