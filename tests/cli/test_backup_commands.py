@@ -228,7 +228,7 @@ def test_a_backup_with_secrets_has_both_or_is_none(folder: Path, case: str, monk
 
 def kept_in(folder: Path) -> list[str]:
     """Return the names of what was replaced, without the time."""
-    return [name.replace(name.split("replaced-")[1][:16], "T") for name in names_in(folder) if "replaced-" in name]
+    return [name.replace(name.split("replaced-")[1][:23], "T") for name in names_in(folder) if "replaced-" in name]
 
 
 def kept_file(folder: Path) -> Path:

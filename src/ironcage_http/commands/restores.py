@@ -61,7 +61,8 @@ def restore(backup: Path, database: Path | None, replace: bool, with_secrets: bo
     Without DATABASE it is the one of DATABASE_URL. BACKUP is checked before anything is touched, and stays.
     """
     place = chosen(database, may_be_new=True)
-    at = f"{datetime.now(UTC):%Y%m%dT%H%M%SZ}"
+    now = datetime.now(UTC)
+    at = f"{now:%Y%m%dT%H%M%S}.{now.microsecond:06d}Z"  # whoever restores twice within a second keeps both
     file = place.resolve()  # SQLite keeps its log beside the file itself, not beside a link to it
     if file == backup.resolve():
         raise click.UsageError("BACKUP and DATABASE are the same file")
