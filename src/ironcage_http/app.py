@@ -1,7 +1,7 @@
 """The composition root: settings and a store become an app."""
 
 import secrets
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import cache, partial
 from importlib.metadata import version
 from typing import Any, Final
@@ -138,11 +138,17 @@ def wire(store: Store, settings: Settings) -> Wiring:
         token_counter=TokenCounter(TokenBuckets()),
         sweeper=Sweeper(store),
         metrics=Metrics(lambda: store.queue_depth),
-        nobodys_hash=hasher.hash(secrets.token_urlsafe()),
+        nobodys_hash=_nobodys_hash(),
         new_refresh_token=new_refresh_token,
         new_api_token=new_api_token,
         api_token_hash=api_token_hash,
     )
+
+
+@cache
+def _nobodys_hash() -> str:
+    """Return what a password is held against where there is no user: nothing fits it."""
+    return Argon2PasswordHasher().hash(secrets.token_urlsafe())
 
 
 def create_app(store: Store, settings: Settings) -> ASGIApp:
@@ -158,10 +164,11 @@ def create_app(store: Store, settings: Settings) -> ASGIApp:
     metrics.watch_store(store)
     metrics.tell_build(version("ironcage"), settings.build_commit or system.NO_COMMIT, settings.mode)
     metrics.watch_feed(lambda: len(hub.registry.connections))
+    answering = _endpoints("/api/v1", ROUTES, wiring)
+    answering |= _endpoints("/v1", telemetry.ROUTES, wiring)  # the path that runtimes were promised
     app = Litestar(
         route_handlers=[
-            *_handlers("/api/v1", ROUTES, wiring),
-            *_handlers("/v1", telemetry.ROUTES, wiring),  # the path that runtimes were promised
+            *_handlers(answering),
             *_documents(),
             _metrics(wiring, metrics),
             *_plain_feed(),
@@ -173,24 +180,38 @@ def create_app(store: Store, settings: Settings) -> ASGIApp:
     )
     is_production = settings.mode == "production"
     sockets = FeedSockets(wiring, hub)
-    short = Shortcuts(app, _short("/api/v1", ROUTES, wiring))
+    plain = {place: answer for place, answer in answering.items() if "{" not in place[1]}
+    short = Shortcuts(app, plain)
     return Edge(short, sockets, origins=settings.allowed_origins, is_production=is_production, metrics=metrics)
 
 
-def _short(base: str, routes: Sequence[Route], wiring: Wiring) -> dict[tuple[str, str], Handler]:
-    return {(route.method, base + route.path): endpoint(route, wiring) for route in routes if "{" not in route.path}
+def _endpoints(base: str, routes: Sequence[Route], wiring: Wiring) -> dict[tuple[str, str], Handler]:
+    """Return what answers routes, by method and path."""
+    return {(route.method, base + route.path): endpoint(route, wiring) for route in routes}
 
 
-def _handlers(base: str, routes: Sequence[Route], wiring: Wiring) -> list[HTTPRouteHandler]:
+def _handlers(answering: Mapping[tuple[str, str], Handler]) -> list[HTTPRouteHandler]:
+    """Return one handler for each method: what the framework works out for each of its own makes a slow start."""
+
+    async def handle(request: Request[Any, Any, Any]) -> ASGIResponse:
+        return await answering[request.method, request.scope["path_template"]](request)
+
+    async def options(request: Request[Any, Any, Any]) -> ASGIResponse:
+        methods = [method for method, path in answering if path == request.scope["path_template"]]
+        return ASGIResponse(status_code=204, headers={"Allow": ", ".join(sorted([*methods, "OPTIONS"]))})
+
+    paths: dict[Any, list[str]] = {}
+    for method, path in answering:
+        paths.setdefault(method, []).append(_typed(path))
+    every = sorted({path for of_method in paths.values() for path in of_method})
     return [
+        # Before the others, or the framework makes one of its own for each path.
+        HTTPRouteHandler(every, http_method="OPTIONS", status_code=200, media_type=JSON)(options),
         # Every answer brings its own status; Litestar would take that of a DELETE for 204 and refuse a body.
-        HTTPRouteHandler(
-            base + _typed(route.path),
-            http_method=route.method,
-            status_code=200,
-            media_type=JSON,
-        )(endpoint(route, wiring))
-        for route in routes
+        *(
+            HTTPRouteHandler(of_method, http_method=method, status_code=200, media_type=JSON)(handle)
+            for method, of_method in paths.items()
+        ),
     ]
 
 

@@ -61,12 +61,13 @@ async def test_a_limit_is_of_one_route_and_one_session() -> None:
     """What one has used up is there for all others."""
     async with limited() as caller:
         ann, vera = await caller.login("ann"), await caller.login("vera")
-        for _ in range(100):
-            await ann.get("/users/me")
+        answers = [await ann.get("/users/me")]
+        while answers[-1].status == 200 and len(answers) < 1000:  # a slow machine gives time for more than the limit
+            answers.append(await ann.get("/users/me"))
 
         others = [await ann.get("/agents"), await ann.get("/budget"), await vera.get("/users/me")]
 
-        assert (await ann.get("/users/me")).status == 429
+    assert answers[-1].status == 429
     assert [each.status for each in others] == [200, 200, 200]
 
 
@@ -247,4 +248,5 @@ def test_an_app_is_made_of_guarded_routes_only() -> None:
     # A plain request where the live feed is learns that it must be upgraded, and nothing else.
     assert paths == {"/api/v1" + route.path.replace("}", ":str}") for route in ROUTES} | {"/api/v1/ws"}
     plain = [route for route in ROUTES if "{" not in route.path]
-    assert set(short._handlers) == {(route.method, "/api/v1" + route.path) for route in plain}
+    of_runtimes = {("POST", "/v1/telemetry/events")}
+    assert set(short._handlers) == {(route.method, "/api/v1" + route.path) for route in plain} | of_runtimes

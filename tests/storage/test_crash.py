@@ -100,15 +100,19 @@ def test_a_process_killed_under_load_keeps_what_it_acknowledged(tmp_path: Path, 
     scene.check(database, acknowledged, _requests(highest + 2))
 
 
+STRIDE = 5
+"""Every how many statements a migration is killed: at each of its hundreds it would take minutes."""
+
+
 def test_a_migration_that_is_killed_leaves_all_of_the_schema_or_nothing(tmp_path: Path) -> None:
-    """Whatever the statement, the next start finds an empty or a complete database and works."""
+    """Wherever it is, the next start finds an empty or a complete database and works."""
     complete = _tables_after_opening(tmp_path / "complete.db")
     survived, die_at = False, 0
     seen = set()
 
     with Crashes() as crashes:
         while not survived and die_at < 400:
-            die_at += 1
+            die_at += STRIDE
             database = tmp_path / f"{die_at}.db"
             survived = crashes.run(kind="opening", database=database, die_at=die_at)["survived"]
             tables = _tables(database)

@@ -29,6 +29,8 @@ from tests.support.web import API_KEY
 from tests.support.world import ADMIN
 
 PATIENCE_S = 20.0
+START_PATIENCE_S = 90.0
+"""A start is a process and its imports; where many tests run at once that takes long."""
 MAIN = "import sys; from ironcage_http.cli import main; sys.argv[0] = 'ironcage'; main()"
 
 
@@ -141,7 +143,7 @@ class ServerProcess:
         return self._process
 
     def wait_until_it_answers(self) -> None:
-        deadline = time.monotonic() + PATIENCE_S
+        deadline = time.monotonic() + START_PATIENCE_S
         while time.monotonic() < deadline:
             assert self.process.poll() is None, self.said
             try:
@@ -166,7 +168,11 @@ class ServerProcess:
 
     def __enter__(self) -> Self:
         self.launch()
-        self.wait_until_it_answers()
+        try:
+            self.wait_until_it_answers()
+        except BaseException:
+            self.kill()
+            raise
         return self
 
     def __exit__(
