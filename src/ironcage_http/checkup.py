@@ -21,7 +21,9 @@ from ironcage_http.environment import Environment
 from ironcage_http.secrets_file import SecretsFileError, secrets_beside, secrets_path
 from ironcage_http.settings import SettingsError, read_settings
 from ironcage_http.settings_secrets import MasterKeys, master_keys
-from ironcage_storage.sqlite.inspection import Inspection, beside, opened_by
+from ironcage_storage.sqlite.files import beside
+from ironcage_storage.sqlite.inspection import Inspection, opened_by
+from ironcage_storage.sqlite.shape import Deviation
 
 State = Literal["ok", "note", "trouble"]
 
@@ -60,10 +62,23 @@ def schema(look: Inspection, database: Path) -> Iterator[Finding]:
         return
     if not standing.missing:
         yield Finding("schema", "ok", f"the newest, {len(standing.applied)} migrations")
+        yield from map(_deviating, look.deviations())
         return
     names = ", ".join(step.name for step in standing.missing)
     advice = f"ironcage backup {database} TARGET, then ironcage migrate {database}; a server does it when it starts"
     yield Finding("schema", "note", f"{len(standing.missing)} migrations are missing: {names}", advice)
+
+
+def _deviating(part: Deviation) -> Finding:
+    name = f"the {part.kind} {part.name}"
+    if part.how == "strange" and part.kind != "trigger":
+        return Finding("schema", "note", f"{name} is none of ironcage", "drop it, unless you know what it is for")
+    found = f"{name} is none of ironcage" if part.how == "strange" else f"{name} is {part.how}"
+    advice = (
+        "somebody has changed the schema, and with it what guards the books: run ironcage verify, keep a copy, and"
+        " restore a backup from before with ironcage restore"
+    )
+    return Finding("schema", "trouble", found, advice)
 
 
 def pages(complaints: Sequence[str]) -> Iterator[Finding]:
@@ -88,6 +103,9 @@ def modes(database: Path) -> Iterator[Finding]:
         yield Finding("database mode", state, found, f"chmod 600 {database}")
     else:
         yield Finding("database mode", "ok", f"only its owner may read it (mode {mode:o})")
+    for place in (database, database.resolve().parent):  # SQLite needs the folder for its log
+        if not os.access(place, os.W_OK):
+            yield Finding("database mode", "note", f"{place} may only be read by who asks", "a server has to write it")
 
 
 def space(database: Path) -> Iterator[Finding]:

@@ -8,6 +8,7 @@ from typing import Final
 import click
 
 from ironcage_http.commands.shell import Main, Place
+from ironcage_http.hardening import leave_no_core
 
 _HERE: Final = "ironcage_http.commands"
 
@@ -45,3 +46,4 @@ PLACES: Final = {
 @click.version_option(package_name="ironcage")
 def main() -> None:
     """Lend AI agents a hard budget and a sealed provider key."""
+    leave_no_core()  # there is hardly a command without a secret

@@ -19,6 +19,7 @@ from websockets.sync.client import ClientConnection, connect
 
 from ironcage_http.answers import AnsweredError, NoAnswerError
 from ironcage_http.client_target import may_pass_proxies
+from ironcage_http.client_wire import UNREADABLE
 from ironcage_http.remote import EXPIRED, Remote, encode, refusal
 
 OPEN_S: Final = 10.0
@@ -224,7 +225,7 @@ def _heard(socket: ClientConnection) -> Event | None:
 def _message_of(text: str | bytes) -> Event:
     try:
         message = _decode(text)
-    except msgspec.MsgspecError:
+    except UNREADABLE:
         message = {}
     if not isinstance(message.get("type"), str):
         raise NoAnswerError("said what is no message of the feed")

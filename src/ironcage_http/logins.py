@@ -6,18 +6,19 @@ lock of the file, and looks first whether somebody else has just done it.
 
 import fcntl
 import os
+import stat
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 import msgspec
 
+from ironcage_http.answers import NoAnswerError
 from ironcage_http.private_files import NotPrivateError, read_private, write_private
 
 FILE: Final = "login.json"
-_LARGEST: Final = 65_536
 _VERSION: Final = 1
 
 
@@ -42,6 +43,24 @@ class Login:
     refresh_token: str | None = field(repr=False)
 
 
+def login_of(url: str, username: str | None, session: Any) -> Login:  # noqa: ANN401 - JSON
+    """Return the login that a server has answered with.
+
+    Args:
+        url: Where it is.
+        username: As whom.
+        session: What it answered.
+
+    Raises:
+        NoAnswerError: Its tokens are not there.
+    """
+    try:
+        tokens = {name: session[name] for name in ("access_token", "refresh_token")}
+        return msgspec.convert({"url": url, "username": username, **tokens}, Login)
+    except (LookupError, TypeError, msgspec.ValidationError):  # some other service took it for a request of its own
+        raise NoAnswerError("answered, and not as ironcage does") from None
+
+
 class LoginFile:
     """Where the login is stored.
 
@@ -59,7 +78,8 @@ class LoginFile:
             LoginFileError: It cannot be used.
         """
         try:
-            text = read_private(self.path, most=_LARGEST)
+            self._check_folder()
+            text = read_private(self.path)
         except NotPrivateError as error:
             raise LoginFileError(f"The login file {self.path} {error}") from None
         except OSError as error:
@@ -115,6 +135,22 @@ class LoginFile:
 
     def _make_folder(self) -> None:
         self.path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        self._check_folder()
+
+    def _check_folder(self) -> None:
+        """Refuse a folder in which others could put a login of theirs in the place of yours.
+
+        Raises:
+            LoginFileError: It is one.
+            OSError: It cannot be looked at.
+        """
+        folder = self.path.parent
+        try:
+            mode = folder.stat().st_mode
+        except FileNotFoundError:
+            return
+        if mode & (stat.S_IWGRP | stat.S_IWOTH):
+            raise LoginFileError(f"Others may write into the folder {folder}: run chmod go-w on it")
 
 
 def _parse(text: bytes) -> Login | None:

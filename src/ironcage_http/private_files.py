@@ -13,19 +13,21 @@ from typing import Final
 
 from ironcage_http.folders import sync_folder
 
-OWNER_ONLY: Final = 0o600
+_OWNER_ONLY: Final = 0o600
 _OTHERS: Final = 0o077
+_LARGEST: Final = 65_536
+"""Far more than any of our files holds; what is longer is none of them."""
 
 
 class NotPrivateError(Exception):
     """Something is there that must not be read; the text says what is wrong with it."""
 
 
-def read_private(path: Path, *, most: int) -> bytes | None:
-    """Return what a file holds, at most so many bytes; None where there is none.
+def read_private(path: Path) -> bytes | None:
+    """Return what a small file holds; None where there is none.
 
     Raises:
-        NotPrivateError: It is no regular file, or open to group or others.
+        NotPrivateError: It is no regular file, open to group or others, or somebody's whose folder it is not.
         OSError: It cannot be read.
     """
     try:
@@ -34,12 +36,29 @@ def read_private(path: Path, *, most: int) -> bytes | None:
     except FileNotFoundError:
         return None
     with os.fdopen(handle, "rb") as file:
-        mode = os.fstat(handle).st_mode
-        if not stat.S_ISREG(mode):
+        found = os.fstat(handle)
+        if not stat.S_ISREG(found.st_mode):
             raise NotPrivateError("is not a regular file")
-        if mode & _OTHERS:
+        if found.st_mode & _OTHERS:
             raise NotPrivateError("is open to group or others: run chmod 600 on it")
-        return file.read(most)
+        # Root reads every file, also one that somebody has put into a folder where all may, such as /tmp.
+        if found.st_uid not in {os.geteuid(), path.parent.stat().st_uid}:
+            raise NotPrivateError("belongs to somebody else: take it away, or run chown on it")
+        return file.read(_LARGEST)
+
+
+def make_private(path: Path) -> None:
+    """Make an empty file that nobody has made before.
+
+    Raises:
+        FileExistsError: Something is there.
+        OSError: It cannot be made.
+    """
+    os.close(_made(path))
+
+
+def _made(path: Path) -> int:
+    return os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, _OWNER_ONLY)
 
 
 def write_private(path: Path, content: bytes, put: Callable[[Path, Path], object] = Path.replace) -> None:
@@ -54,7 +73,7 @@ def write_private(path: Path, content: bytes, put: Callable[[Path, Path], object
         OSError: It cannot be written; what was there still is.
     """
     draft = path.with_name(f"{path.name}.{secrets.token_hex(8)}")
-    handle = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, OWNER_ONLY)
+    handle = _made(draft)
     try:
         with os.fdopen(handle, "wb") as file:
             file.write(content)

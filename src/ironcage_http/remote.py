@@ -16,7 +16,7 @@ import msgspec
 
 from ironcage_http.answers import AnsweredError, NoAnswerError
 from ironcage_http.client_target import may_pass_proxies
-from ironcage_http.logins import Login, LoginFile
+from ironcage_http.logins import Login, LoginFile, login_of
 
 TIMEOUT_S: Final = 60.0
 """Longer than the server takes for its longest question."""
@@ -25,7 +25,18 @@ EXPIRED: Final = "AUTH_TOKEN_EXPIRED"
 """The code of a refusal that a renewed session does away with."""
 
 _ENDING: Final = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+
+
+class _Refusal(msgspec.Struct):
+    """The one shape of errors."""
+
+    error: str
+    code: str
+    details: dict[str, Any] | None = None
+
+
 _decode: Final = msgspec.json.Decoder(float_hook=Decimal).decode
+_decode_refusal: Final = msgspec.json.Decoder(_Refusal, float_hook=Decimal).decode
 encode: Final = msgspec.json.Encoder(decimal_format="number").encode
 """Writes a body; amounts stay exact."""
 
@@ -160,8 +171,7 @@ class Remote:
     def _renewed(self, login: Login, file: LoginFile) -> Login:
         """Exchange the refresh token, which works once, and keep the new one before anything else can happen."""
         with _unhurried():
-            answer = _read(self._post_refresh(login))
-            renewed = Login(login.url, login.username, answer["access_token"], answer["refresh_token"])
+            renewed = login_of(login.url, login.username, _read(self._post_refresh(login)))
             file.save(renewed)
         return renewed
 
@@ -201,12 +211,8 @@ def _parameters(query: Mapping[str, object]) -> httpx.QueryParams:
     parameters: list[tuple[str, Any]] = []
     for name, value in query.items():
         several = value if isinstance(value, list | tuple) else [value]
-        parameters += [(name, _text(each)) for each in several if each is not None]
+        parameters += [(name, str(each)) for each in several if each is not None]
     return httpx.QueryParams(parameters)
-
-
-def _text(value: object) -> str:
-    return str(value).lower() if isinstance(value, bool) else str(value)
 
 
 def _read(response: httpx.Response, *, may_be_text: bool = False) -> Any:  # noqa: ANN401 - JSON
@@ -218,7 +224,7 @@ def _read(response: httpx.Response, *, may_be_text: bool = False) -> Any:  # noq
         return response.text
     try:
         return _decode(response.content)
-    except msgspec.DecodeError:
+    except (msgspec.DecodeError, RecursionError):
         raise NoAnswerError("answered what is not JSON") from None
 
 
@@ -238,7 +244,7 @@ def refusal(status: int, content: bytes) -> AnsweredError:
         NoAnswerError: It has another shape, so it is not ironcage's.
     """
     try:
-        told = _decode(content)
-        return AnsweredError(status, told["code"], told["error"], told.get("details") or {})
-    except (msgspec.DecodeError, KeyError, TypeError, AttributeError):
+        told = _decode_refusal(content)
+    except (msgspec.DecodeError, RecursionError):
         raise NoAnswerError(f"answered {status}, and not as ironcage does") from None
+    return AnsweredError(status, told.code, told.error, told.details or {})

@@ -23,7 +23,6 @@ SUFFIX: Final = ".secrets"
 _VERSION: Final = 1
 _SECRET_BYTES: Final = 32
 _MIN_CHARS: Final = 32
-_LARGEST: Final = 65_536
 
 
 class SecretsFileError(StartupError):
@@ -65,6 +64,8 @@ def secrets_beside(database: Path, *, may_create: bool) -> StoredSecrets | None:
         if text is None and may_create:
             _make(path)
             text = _read(path)
+            if text is None:
+                raise SecretsFileError(f"The secrets file {path} is a link that leads nowhere: mend it or take it away")
     except OSError as error:
         advice = "make it a file that you may read, in a folder that is there, or put a backup of it back"
         raise SecretsFileError(f"The secrets file {path} cannot be used: {error.strerror}; {advice}") from error
@@ -123,7 +124,7 @@ def _replace(database: Path, stored: StoredSecrets) -> StoredSecrets:
 
 def _read(path: Path) -> bytes | None:
     try:
-        return read_private(path, most=_LARGEST)
+        return read_private(path)
     except NotPrivateError as error:
         raise SecretsFileError(f"The secrets file {path} {error}") from None
 

@@ -71,6 +71,44 @@ def test_verify_of_one_agent_looks_at_that_agent_alone(database: Path) -> None:
     assert run("verify", database, "--agent", saver)[0] == 0
     assert run("verify", database, "--agent", spender)[0] == 1
     assert run("verify", database, "--agent", "agent_nobody")[0] == 2
+    assert run("verify", database, "--agent", f"agent_{'0' * 32}")[0] == 2
+
+
+def test_verify_takes_the_name_of_an_agent_too(database: Path) -> None:
+    """Of those that live; one that several have is wrong usage."""
+    with SqliteStore(database) as store:
+        spender, saver = [balance.agent_id for balance in store.read(lambda uow: list(uow.balances.all()))]
+    tamper(
+        database,
+        f"UPDATE agent_budgets SET spent = spent + 5 WHERE agent_id = '{spender}'",
+        f"UPDATE agents SET name = 'spender' WHERE id = '{spender}'",
+        f"UPDATE agents SET name = 'saver' WHERE id = '{saver}'",
+    )
+
+    assert [run("verify", database, "--agent", name)[0] for name in ("spender", "saver", "nobody")] == [1, 0, 2]
+
+    tamper(database, "UPDATE agents SET name = 'both'")
+    code, output = run("verify", database, "--agent", "both")
+    assert (code, "2 agents are named both" in output, spender in output, saver in output) == (2, True, True, True)
+
+    tamper(database, f"UPDATE agents SET deleted_at = 1 WHERE id = '{spender}'")
+    assert run("verify", database, "--agent", "both") == run("verify", database, "--agent", saver)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "hint"),
+    [
+        (["--json", "agents", "list"], "--json comes after the command: main COMMAND --json"),
+        (["agents", "--json", "list"], "--json comes after the command: main agents COMMAND --json"),
+        (["budget", "--url", "http://h", "status"], "--url comes after the command: main budget COMMAND --url"),
+        (["--jason", "agents"], "No such option '--jason'"),
+    ],
+)
+def test_what_a_command_takes_is_told_of_before_it(arguments: list[str], hint: str) -> None:
+    """Its options stand after it."""
+    code, output = run(*arguments)
+
+    assert (code, hint in output) == (2, True), output
 
 
 @pytest.mark.parametrize("content", [b"not a database at all, but long enough to be read as one" * 20, b"short", b""])

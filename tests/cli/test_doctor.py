@@ -13,7 +13,7 @@ from click.testing import CliRunner
 from ironcage_http import checkup
 from ironcage_http.cli import main
 from ironcage_http.secrets_file import renew_master_key, secrets_beside, secrets_path
-from ironcage_storage.sqlite.inspection import beside
+from ironcage_storage.sqlite.files import beside
 from ironcage_storage.sqlite.store import SqliteStore
 from tests.support.provider_keys import BOTH, NEW, OLD, fill
 from tests.support.servers import ServerProcess, run_ironcage
@@ -72,6 +72,37 @@ def test_all_is_well(database: Path) -> None:
     assert found(checks, "master key") == [f"{OLD.key_id} (old): 3 secrets", f"{NEW.key_id} (current): 0 secrets"]
     assert found(checks, "secrets") == ["3 provider keys, of which 0 do not decrypt"]
     assert document["secrets"]["by_master_key"] == [{"master_key": OLD.key_id, "secrets": 3}]
+
+
+@pytest.mark.parametrize(
+    ("statement", "state", "said"),
+    [
+        ("DROP TRIGGER ledger_no_update", "trouble", "the trigger ledger_no_update is missing"),
+        ("DROP INDEX ledger_agent", "trouble", "the index ledger_agent is missing"),
+        ("ALTER TABLE ledger ADD COLUMN note TEXT", "trouble", "the table ledger is changed"),
+        (
+            "CREATE TRIGGER own AFTER INSERT ON ledger BEGIN DELETE FROM feed; END", "trouble",
+            "the trigger own is none of ironcage",
+        ),
+        ("CREATE INDEX own ON ledger (kind)", "note", "the index own is none of ironcage"),
+        ("CREATE VIEW own AS SELECT 1", "note", "the view own is none of ironcage"),
+    ],
+)  # fmt: skip
+def test_a_schema_that_somebody_has_changed_is_found(database: Path, statement: str, state: str, said: str) -> None:
+    """A guard that is gone is in no sum."""
+    tamper(database, statement)
+
+    code, checks, _ = doctor(database, WELL)
+
+    assert (code, states(checks)) == (int(state == "trouble"), [("schema", state)])
+    assert said in found(checks, "schema")
+
+
+def test_what_sqlite_makes_for_itself_is_no_change(database: Path) -> None:
+    """Its statistics."""
+    tamper(database, "ANALYZE")
+
+    assert doctor(database, WELL)[0] == 0
 
 
 def test_a_person_gets_a_table(database: Path) -> None:

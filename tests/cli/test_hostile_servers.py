@@ -7,10 +7,15 @@ import threading
 from collections.abc import Callable, Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from typing import Any, Final
 
 import httpx
 import pytest
+from click.testing import CliRunner
 
+from ironcage_http import remote
+from ironcage_http.answers import NoAnswerError
+from ironcage_http.cli import main
 from ironcage_http.commands.happenings import in_words
 from ironcage_http.commands.plain_text import plain_json, plain_lines
 from ironcage_http.logins import Login, LoginFile
@@ -68,6 +73,80 @@ def test_nothing_that_a_server_says_steers_a_terminal(
 
     assert done.out + done.err
     assert not set(HARM) & set("\x1b\x07\x9b\u202e") & set(done.out + done.err)
+
+
+ODD: Final[tuple[Any, ...]] = (
+    None, True, 5, "a text", [], [5], {}, {"data": 5}, {"data": [5], "pagination": []},
+    {"data": [{}], "pagination": {"total_pages": "x", "total": "x"}}, {"error": "e", "code": []},
+)  # fmt: skip
+"""Answers of which none is that of a control plane."""
+
+_COMMANDS: Final = (
+    ("agents", "list", "--all"), ("agents", "show", "worker"), ("agents", "stop", "worker"),
+    ("budget", "set", "worker", "5"), ("usage", "by-period"), ("tokens", "create", "ci"),
+    ("tokens", "revoke", "t", "--yes"), ("whoami",),
+)  # fmt: skip
+
+
+@pytest.fixture
+def answered(monkeypatch: pytest.MonkeyPatch) -> Callable[[int, bytes], None]:
+    """Return what has every request answered with this."""
+
+    def answer(status: int, content: bytes) -> None:
+        transport = httpx.MockTransport(lambda _: httpx.Response(status, content=content))
+        monkeypatch.setattr(remote, "client_of", lambda _: httpx.Client(transport=transport))
+
+    return answer
+
+
+@pytest.mark.parametrize("command", _COMMANDS, ids=" ".join)
+def test_an_answer_of_another_shape_is_no_traceback(
+    tmp_path: Path, answered: Callable[[int, bytes], None], command: tuple[str, ...]
+) -> None:
+    """Whatever the JSON is, the command says that this is no control plane, unless it needs nothing of it."""
+    env = {"IRON_CONFIG_DIR": str(tmp_path), "IRON_URL": "http://127.0.0.1:1", "IRON_API_TOKEN": "at_made_up"}
+    for status in (200, 409):
+        codes = []
+        for odd_one in (*map(json.dumps, ODD), "[" * 100_000, "{", ""):
+            answered(status, odd_one.encode())
+            result = CliRunner().invoke(main, command, env=env)
+            assert isinstance(result.exception, SystemExit | None), (odd_one[:60], result.exception)
+            codes.append(result.exit_code)
+        assert set(codes) <= ({0, 6} if status == 200 else {6}), codes
+        assert 6 in codes
+
+
+@pytest.mark.parametrize("value", ["1e999999999999", "-1e999999999", '"x"', '"NaN"', "[]"])
+def test_an_amount_that_is_none_is_no_traceback(
+    tmp_path: Path, answered: Callable[[int, bytes], None], value: str
+) -> None:
+    """Nor does it fill the memory."""
+    env = {"IRON_CONFIG_DIR": str(tmp_path), "IRON_URL": "http://127.0.0.1:1", "IRON_API_TOKEN": "at_made_up"}
+    answered(200, f'{{"budget": {value}}}'.encode())
+
+    result = CliRunner().invoke(main, ["agents", "show", f"agent_{'0' * 32}"], env=env)
+
+    assert (result.exit_code, "not one of a control plane" in result.output) == (6, True), result.output
+
+
+@pytest.mark.parametrize("told", [None, [], {}, {"access_token": 5, "refresh_token": "r"}, {"access_token": "a"}])
+def test_a_renewal_that_brings_no_tokens_keeps_the_old_ones(tmp_path: Path, told: object) -> None:
+    """What is stored can still be read."""
+    file = LoginFile(tmp_path)
+    file.save(Login(HERE, "ann", "a1", "r1"))
+
+    with pytest.raises(NoAnswerError, match="not as ironcage"):
+        remote_of(file, lambda _: httpx.Response(200, json=told)).renew()
+
+    assert file.load() == Login(HERE, "ann", "a1", "r1")
+
+
+def test_a_list_without_an_end_is_given_up(tmp_path: Path, answered: Callable[[int, bytes], None]) -> None:
+    """A page of nothing is the last one, whatever is said of those that follow."""
+    env = {"IRON_CONFIG_DIR": str(tmp_path), "IRON_URL": "http://127.0.0.1:1", "IRON_API_TOKEN": "at_made_up"}
+    answered(200, b'{"data": [], "pagination": {"page": 1, "total_pages": 1e300, "total": 0}}')
+
+    assert CliRunner().invoke(main, ["agents", "list", "--all"], env=env).exit_code == 0
 
 
 def test_a_text_keeps_its_lines_and_json_its_meaning() -> None:
@@ -155,11 +234,11 @@ def test_who_logged_in_meanwhile_as_somebody_else_lends_nobody_his_session(tmp_p
     """A command goes on as whoever began it, or not at all."""
     file = LoginFile(tmp_path)
     file.save(Login(HERE, "ann", "a1", "r1"))
-    remote = remote_of(file, lambda _: httpx.Response(500))
+    ours = remote_of(file, lambda _: httpx.Response(500))
     file.save(Login(HERE, "admin", "a2", "r2"))
 
-    assert remote.renew() is False
-    assert remote.login == Login(HERE, "ann", "a1", "r1")
+    assert ours.renew() is False
+    assert ours.login == Login(HERE, "ann", "a1", "r1")
 
 
 @pytest.mark.parametrize("command", ["login", "logout"])

@@ -299,6 +299,21 @@ def test_a_login_file_that_others_may_read_is_not_used(admin_desk: Desk) -> None
     assert (shown.code, "run chmod 600" in shown.err) == (5, True)
 
 
+@pytest.mark.parametrize("mode", [0o770, 0o707, 0o1777])
+def test_a_folder_that_others_may_write_into_is_not_used(admin_desk: Desk, mode: int) -> None:
+    """They could put a login of theirs there, to a server of theirs."""
+    before = admin_desk.file.path.read_bytes()
+    admin_desk.folder.chmod(mode)
+
+    shown = admin_desk.run("whoami")
+    assert (shown.code, "chmod go-w" in shown.err) == (5, True)
+    shown = admin_desk.run("login", admin_desk.url, "-u", "ann", "--password-file", "-", typed=PASSWORD)
+    assert (shown.code, "chmod go-w" in shown.err, admin_desk.file.path.read_bytes()) == (5, True, before)
+
+    admin_desk.folder.chmod(0o755)
+    assert admin_desk.run("whoami").code == 0
+
+
 def test_a_bare_install_says_what_to_install(desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
     """Exit 3; what is missing is a library that the program does not need to cap an agent."""
     monkeypatch.delitem(sys.modules, "ironcage_http.remote")

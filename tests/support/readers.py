@@ -16,6 +16,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, Final
 
+from tests.support.terminal import piece_of
+
 PATIENCE_S: Final = 60.0
 
 OURS: Final = (
@@ -128,7 +130,7 @@ class Reader:
         )  # fmt: skip
         os.close(its)
         shown, asked = b"", b""
-        while piece := _piece_of(ours):
+        while piece := piece_of(ours):
             shown, asked = shown + piece, asked + piece
             for prompt, lines in answers.items():
                 if asked.endswith(prompt.encode()):
@@ -138,13 +140,6 @@ class Reader:
         os.close(ours)
         assert process.wait(PATIENCE_S) == 0, shown
         return shown.decode()
-
-
-def _piece_of(terminal: int) -> bytes:
-    try:
-        return os.read(terminal, 4096)
-    except OSError:  # its other end is closed
-        return b""
 
 
 def commands_of(block: str) -> Iterator[tuple[str, str]]:

@@ -25,19 +25,19 @@ def at_a_terminal(desk: Desk, *arguments: object, asked: str, typed: str) -> tup
     command = [sys.executable, "-c", _PROGRAM, *map(str, arguments)]
     with subprocess.Popen(command, stdin=follower, stdout=follower, stderr=follower, env=env) as process:  # noqa: S603 - ours
         os.close(follower)
-        seen = ""
-        while asked not in seen and (more := _read(leader)):
+        seen = b""
+        while asked.encode() not in seen and (more := piece_of(leader)):
             seen += more
         os.write(leader, f"{typed}\n".encode())
-        while more := _read(leader):
+        while more := piece_of(leader):
             seen += more
     os.close(leader)
-    return process.returncode, seen
+    return process.returncode, seen.decode(errors="replace")
 
 
-def _read(leader: int) -> str:
-    """Return what was shown; nothing when the process has gone."""
+def piece_of(leader: int) -> bytes:
+    """Return what was shown since; nothing when the process has gone."""
     try:
-        return os.read(leader, _BYTES).decode(errors="replace")
-    except OSError:
-        return ""
+        return os.read(leader, _BYTES)
+    except OSError:  # its other end is closed
+        return b""

@@ -12,7 +12,18 @@ from ironcage_http.commands.changes import Clearable, changed, given
 from ironcage_http.commands.confirming import YES, confirm
 from ironcage_http.commands.control_plane import RemoteGroup, control_plane
 from ironcage_http.commands.listings import identify, listing, place_of, segment, showing
-from ironcage_http.commands.screen import Column, instant, money, several, show_record, show_rows, tell, yes
+from ironcage_http.commands.screen import (
+    Column,
+    instant,
+    milliseconds,
+    money,
+    percent,
+    several,
+    show_record,
+    show_rows,
+    tell,
+    yes,
+)
 from ironcage_http.commands.shown_once import TOKEN_OUT, token_place
 
 if TYPE_CHECKING:
@@ -40,7 +51,7 @@ _ALL: Final = (
     Column("spent", "spent", money),
     Column("held by leases", "held", money),
     Column("remaining", "remaining", money),
-    Column("used", "percent_used", "{} %".format),
+    Column("used", "percent_used", percent),
     Column("IC token", "ic_token.id"),
     Column("IC token used", "ic_token.last_used_at", instant),
     Column("created", "created_at", instant),
@@ -57,7 +68,7 @@ _STATUS: Final = (
     Column("spent", "budget.spent", money),
     Column("held by leases", "budget.held", money),
     Column("remaining", "budget.remaining", money),
-    Column("used", "budget.percent_used", "{} %".format),
+    Column("used", "budget.percent_used", percent),
     Column("requests", "requests.total"),
     Column("requests today", "requests.today"),
     Column("requests of the last hour", "requests.last_hour"),
@@ -75,7 +86,7 @@ _METRICS: Final = (
     Column("tokens", "tokens.total"),
     Column("cost of its calls", "cost_usd", money),
     Column("spent of its budget", "budget_spent", money),
-    Column("average duration", "avg_duration_ms", "{} ms".format),
+    Column("average duration", "avg_duration_ms", milliseconds),
     Column("personal data found", "pii_detections"),
 )
 _KEYS: Final = (

@@ -18,7 +18,8 @@ from ironcage_http.commands.secret_copies import put_secrets, secrets_of
 from ironcage_http.commands.shell import Command, Exit, Failure
 from ironcage_http.commands.stopping import Work, working
 from ironcage_http.secrets_file import secrets_path
-from ironcage_storage.sqlite.backups import check, companions, copy, snapshot
+from ironcage_storage.sqlite.backups import check, copy, snapshot
+from ironcage_storage.sqlite.files import companions
 from ironcage_storage.sqlite.schema import standing
 
 

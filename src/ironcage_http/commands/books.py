@@ -16,7 +16,7 @@ from ironcage_core.services.repair import Repaired
 from ironcage_core.services.repair import repair as repair_books
 from ironcage_core.services.verify import Verification
 from ironcage_core.services.verify import verify as verify_books
-from ironcage_http.commands.databases import EXISTING, chosen
+from ironcage_http.commands.databases import CHECKING, EXISTING, chosen
 from ironcage_http.commands.failures import telling
 from ironcage_http.commands.screen import console, show_json
 from ironcage_http.commands.shell import Command, Exit, wants_json
@@ -33,7 +33,6 @@ from ironcage_storage.sqlite.store import SqliteStore
 _BROKEN_RULE: Final = "CHECK constraint failed"
 """What SQLite says of numbers that cannot be, on pages that are sound: a repair may mend it."""
 
-_CHECKING: Final = "checking every page, index and reference"
 _RECOMPUTING: Final = "recomputing every sum"
 _NO_RESULT: Final = "Verify changes no numbers, and there is no result: run it again for one."
 _UNTOUCHED: Final = "Nothing was repaired, and no number was changed: run the command again."
@@ -42,35 +41,59 @@ _REPAIRED: Final = "The repair was done whole and stays; only its check is missi
 
 @click.command(cls=Command)
 @EXISTING
-@click.option("--agent", "agent_id", help="Check only this agent.")
-def verify(database: Path | None, agent_id: str | None) -> None:
+@click.option("--agent", help="Check only this agent, by name or id.")
+def verify(database: Path | None, agent: str | None) -> None:
     """Recompute every balance of DATABASE from its ledger; exit 1 if anything differs.
 
     Without DATABASE it is the one of DATABASE_URL.
     """
-    if agent_id is not None and not is_id(agent_id, "agent"):
-        raise click.UsageError("an agent id is agent_ and 32 hex digits; ironcage agents list shows them")
     file = chosen(database)
     with working(_NO_RESULT) as work:
         with telling(), SqliteStore(file, must_exist=True) as store:
-            complaints = work.run(_CHECKING, store, store.check_file)
-            checked = _recomputed(work, store, agent_id, is_sound=not complaints)
+            complaints = work.run(CHECKING, store, store.check_file)
+            checked = _recomputed(work, store, agent, is_sound=not complaints)
         work.check()
-        if agent_id is not None and checked is not None and not checked.agents:
-            raise click.UsageError(f"there is no agent {agent_id}; ironcage agents list shows those there are")
+        if agent is not None and checked is not None and not checked.agents:
+            raise _nobody(agent)
         _show_verified(file, complaints, checked)
     if complaints or checked is None or not checked.holds:
         raise SystemExit(Exit.DIFFERENCES)
 
 
-def _recomputed(work: Work, store: SqliteStore, agent_id: str | None, *, is_sound: bool) -> Verification | None:
+def _recomputed(work: Work, store: SqliteStore, agent: str | None, *, is_sound: bool) -> Verification | None:
     """Return what was recomputed; None where a damaged file does not even let itself be read."""
     try:
-        return work.run(_RECOMPUTING, store, partial(store.read, partial(verify_books, agent_id=agent_id)))
+        return work.run(_RECOMPUTING, store, partial(store.read, partial(_verified, agent=agent)))
     except IroncageError:
         if is_sound:
             raise
         return None
+
+
+def _verified(uow: UnitOfWork, agent: str | None) -> Verification:
+    return verify_books(uow, agent_id=None if agent is None else _id_of(uow, agent))
+
+
+def _id_of(uow: UnitOfWork, agent: str) -> str:
+    """Return the id of an agent that somebody named by its name or its id; of names only living ones count.
+
+    Raises:
+        click.UsageError: None has that name, or more than one.
+    """
+    if is_id(agent, "agent"):
+        return agent
+    names = uow.agents.names([balance.agent_id for balance in uow.balances.all()])
+    named = (uow.agents.find(agent_id) for agent_id, name in names.items() if name == agent)
+    ids = [each.id for each in named if each is not None and each.deleted_at is None]
+    if not ids:
+        raise _nobody(agent)
+    if len(ids) > 1:
+        raise click.UsageError(f"{len(ids)} agents are named {agent}: {' '.join(ids)}")
+    return ids[0]
+
+
+def _nobody(agent: str) -> click.UsageError:
+    return click.UsageError(f"there is no agent {agent}; ironcage agents list shows those there are")
 
 
 def _show_verified(file: Path, complaints: Sequence[str], checked: Verification | None) -> None:
@@ -118,12 +141,12 @@ def _repair(file: Path, *, rollups_only: bool) -> None:
     done: Repaired | None = None
     with working(_UNTOUCHED) as work:
         with telling(), SqliteStore(file, must_exist=True) as store:
-            complaints = work.run(_CHECKING, store, store.check_file)
+            complaints = work.run(CHECKING, store, store.check_file)
             if not _has_damage(complaints):  # a sum over damaged pages would look right and be wrong
                 mend = partial(_whole, work=work, rollups_only=rollups_only)
                 done = work.run("making every sum anew", store, partial(store.write, mend))
                 work.what_is_left = _REPAIRED
-                complaints = work.run(_CHECKING, store, store.check_file)
+                complaints = work.run(CHECKING, store, store.check_file)
         work.check()
         _show_repaired(file, complaints, done)
     if complaints or done is None or not done.now.holds:

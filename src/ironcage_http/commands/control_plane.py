@@ -24,6 +24,8 @@ if TYPE_CHECKING:
 HERE: Final = "http://127.0.0.1:8080"
 _URL: Final = "ironcage.url"
 _LOG_IN: Final = "run ironcage login"
+_ODD: Final = (ArithmeticError, AttributeError, LookupError, RecursionError, TypeError, ValueError)
+"""What comes of JSON that has another shape than it must have."""
 
 
 class RemoteCommand(Command):
@@ -33,6 +35,11 @@ class RemoteCommand(Command):
         super().__init__(*args, **options)
         note = "Where the control plane is, instead of the one that you are logged in to."
         self.params.append(click.Option(["--url"], expose_value=False, callback=_remember_url, help=note))
+
+    def invoke(self, ctx: click.Context) -> Any:  # noqa: ANN401 - click's
+        """Run it."""
+        with understanding():
+            return super().invoke(ctx)
 
 
 class RemoteGroup(Group):
@@ -61,9 +68,8 @@ def control_plane() -> Iterator["Remote"]:
         file = login_file()
         stored = file.load()
         url, login = _whom_to_ask(stored)
-        own_file = file if login is not None and login is stored else None
         with client_of(url) as client:
-            remote = Remote(client, url, login, own_file)
+            remote = Remote(client, url, login, file)
             with answered(remote.url, is_known=login is not None):
                 yield remote
 
@@ -128,6 +134,21 @@ def answered(url: str, *, is_known: bool = True) -> Iterator[None]:
         raise Failure(Exit.UNREACHABLE, message, code="UNREACHABLE", details={"url": url}) from error
     except AnsweredError as error:
         raise _failure(error, url, is_known=is_known) from error
+
+
+@contextmanager
+def understanding() -> Iterator[None]:
+    """Tell of an answer that lacks what a control plane answers, or has something else in its place."""
+    try:
+        yield
+    except UnicodeEncodeError:  # of what was given, not of an answer
+        raise
+    except _ODD as error:
+        message = (
+            f"The answer is not one of a control plane ({type(error).__name__}: {error}). Is that its address, and is"
+            " it of the version of this program?"
+        )
+        raise Failure(Exit.UNREACHABLE, message, code="UNREACHABLE") from error
 
 
 def _failure(error: AnsweredError, url: str, *, is_known: bool) -> Failure:

@@ -17,6 +17,9 @@ EXISTING: Final = click.argument(
 MAY_BE_NEW: Final = click.argument("database", type=click.Path(dir_okay=False, path_type=Path), required=False)
 """The argument of a command that makes the database where there is none; `chosen` with `may_be_new` makes it a file."""
 
+CHECKING: Final = "checking every page, index and reference"
+"""What is shown while SQLite looks at a whole file."""
+
 
 def chosen(database: Path | None, *, may_be_new: bool = False) -> Path:
     """Return the file of the argument, else that of `DATABASE_URL`.

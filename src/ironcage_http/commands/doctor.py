@@ -12,7 +12,7 @@ from ironcage_core.errors.tree import IroncageError
 from ironcage_core.services.master_key import SecretsHealth
 from ironcage_http import checkup
 from ironcage_http.checkup import Finding
-from ironcage_http.commands.databases import EXISTING, chosen
+from ironcage_http.commands.databases import CHECKING, EXISTING, chosen
 from ironcage_http.commands.screen import Column, note, show_rows
 from ironcage_http.commands.shell import Command, Exit
 from ironcage_http.commands.stopping import Work, working
@@ -24,7 +24,6 @@ _COLUMNS: Final = (
     Column("found", "found"),
     Column("what to do", "advice"),
 )
-_READING: Final = "checking every page, index and reference"
 _OPENING: Final = "opening every secret"
 _NO_RESULT: Final = "The doctor changes nothing, and there is no result: run it again for one."
 _DAMAGED: Final = "is this the right file? If it is, keep a copy, and restore a backup with ironcage restore"
@@ -57,7 +56,7 @@ def _inside(work: Work, file: Path) -> tuple[list[Finding], SecretsHealth | None
         with Inspection(file) as look:
             findings = checkup.tolerant("schema", partial(checkup.schema, look, file), _DAMAGED)
             is_newest = all(each.state == "ok" for each in findings)
-            complaints = _long(work, "file", _READING, look, lambda: checkup.pages(look.complaints()))
+            complaints = _long(work, "file", CHECKING, look, lambda: checkup.pages(look.complaints()))
             try:
                 health = work.run(_OPENING, look, partial(checkup.health_of, look, known))
             except IroncageError as error:

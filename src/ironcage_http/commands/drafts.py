@@ -4,7 +4,6 @@ Nothing is ever overwritten. What a kill leaves behind is called `NAME.draft-...
 """
 
 import errno
-import os
 import secrets
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -15,8 +14,9 @@ from ironcage_http.commands.screen import progress
 from ironcage_http.commands.shell import Exit, Failure
 from ironcage_http.commands.stopping import Work
 from ironcage_http.folders import sync_folder
-from ironcage_http.private_files import OWNER_ONLY
-from ironcage_storage.sqlite.backups import Advance, companions
+from ironcage_http.private_files import make_private
+from ironcage_storage.sqlite.backups import Advance
+from ironcage_storage.sqlite.files import companions
 
 _NO_LINKS: Final = frozenset({errno.EPERM, errno.EOPNOTSUPP, errno.ENOSYS, errno.EMLINK})
 """What file systems without hard links say, such as those of USB sticks."""
@@ -26,7 +26,7 @@ _NO_LINKS: Final = frozenset({errno.EPERM, errno.EOPNOTSUPP, errno.ENOSYS, errno
 def draft_of(place: Path) -> Iterator[Path]:
     """Make an empty private file beside a place; whatever becomes of it, no draft stays behind."""
     draft = place.with_name(f"{place.name}.draft-{secrets.token_hex(4)}")
-    _make(draft)
+    make_private(draft)
     try:
         yield draft
     finally:
@@ -58,7 +58,7 @@ def put_new(draft: Path, place: Path) -> None:
     except OSError as error:
         if error.errno not in _NO_LINKS:
             raise
-        _make(place)  # ours now, and nobody's content
+        make_private(place)  # ours now, and nobody's content
         draft.replace(place)
     sync_folder(place.parent)
 
@@ -79,7 +79,3 @@ def filing(place: Path) -> Iterator[None]:
 def taken(place: Path) -> Failure:
     """Return how a command ends whose place is taken."""
     return Failure(Exit.CANNOT, f"{place} is there already, and stays: name another place", code="ALREADY_THERE")
-
-
-def _make(path: Path) -> None:
-    os.close(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, OWNER_ONLY))

@@ -247,6 +247,6 @@ def _all_of(remote: "Remote", path: str, query: Mapping[str, Any]) -> dict[str, 
         page += 1
         answer = remote.get(path, page=page, per_page=_MOST, **query)
         data += answer["data"]
-        if page >= answer["pagination"]["total_pages"]:
+        if not answer["data"] or page >= answer["pagination"]["total_pages"]:
             count = len(data)
             return {"data": data, "pagination": {"page": 1, "per_page": count, "total": count, "total_pages": 1}}

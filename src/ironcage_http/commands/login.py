@@ -18,11 +18,12 @@ from ironcage_http.commands.control_plane import (
     control_plane,
     login_file,
     told,
+    understanding,
 )
 from ironcage_http.commands.screen import Column, show_record, tell, yes
 from ironcage_http.commands.secret_files import line_of, typed
 from ironcage_http.commands.shell import Command, Exit, Failure, needing
-from ironcage_http.logins import Login
+from ironcage_http.logins import Login, login_of
 
 if TYPE_CHECKING:
     from ironcage_http.remote import Remote
@@ -52,17 +53,18 @@ def login(
     base = api_url(url, allows_http=allow_http)
     with needing("cli"):
         from ironcage_http.remote import Remote, client_of  # noqa: PLC0415 - a bare install has no httpx
-    with told(), client_of(base) as client, answered(base):
+    with told(), client_of(base) as client, answered(base), understanding():
         nobody = Remote(client, base)
         if token_file is not None:
             found = Login(base, None, _token_of(token_file), None)
         else:
             found = _with_password(nobody, username, password_file, new_password_file)
         me = nobody.acting_as(found).get("/users/me")
+        done = f"logged in to {base} as {me['username']} ({me['role']})"
         file = login_file()
         with file.locked():  # a renewal that is under way would put the old login back
             file.save(found)
-    tell(f"logged in to {base} as {me['username']} ({me['role']})", url=base, user=me)
+    tell(done, url=base, user=me)
 
 
 def _token_of(file: TextIO) -> str:
@@ -88,10 +90,10 @@ def _open(nobody: "Remote", username: str, password: str) -> tuple[Login, bool]:
     name = {"email" if "@" in username else "username": username}
     session = nobody.post("/auth/login", **name, password=password)
     try:
-        opened = Login(nobody.url, session["user"]["username"], session["access_token"], session["refresh_token"])
-        return opened, session["password_change_required"]
+        username, must_change = session["user"]["username"], session["password_change_required"]
     except (KeyError, TypeError):  # some other service took the request for one of its own
         raise NoAnswerError("answered, and not as ironcage does") from None
+    return login_of(nobody.url, username, session), must_change
 
 
 def _choose() -> str:

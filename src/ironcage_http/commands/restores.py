@@ -28,13 +28,13 @@ from ironcage_http.secrets_file import secrets_path
 from ironcage_storage.sqlite.backups import (
     UnreadableError,
     check,
-    companions,
     copy,
     held,
     locked_out,
     overwrite,
     snapshot,
 )
+from ironcage_storage.sqlite.files import companions
 
 _FORGOTTEN: Final = (
     "What was done since the backup is forgotten: money granted since may be granted again, and tokens and users that"

@@ -24,6 +24,7 @@ from ironcage_http.commands.shell import wants_json
 _encode: Final = msgspec.json.Encoder(decimal_format="number").encode
 _OF_A_PIPE: Final = 240
 _NARROWEST: Final = 100
+_MOST_DIGITS: Final = 30
 
 
 class Column(NamedTuple):
@@ -49,7 +50,10 @@ class Column(NamedTuple):
 
 def money(value: Any) -> str:  # noqa: ANN401 - a number of JSON
     """Show an amount in USD, to the micro-dollar where it has one."""
-    return format_usd(int(Decimal(str(value)) * MICROS_PER_USD))
+    micros = Decimal(str(value)) * MICROS_PER_USD
+    if micros.adjusted() > _MOST_DIGITS:  # as an integer it could fill the memory
+        raise ValueError("an amount is too large")
+    return format_usd(int(micros))
 
 
 def count(value: int) -> str:
@@ -60,6 +64,11 @@ def count(value: int) -> str:
 def percent(value: object) -> str:
     """Show a share in percent."""
     return f"{value} %"
+
+
+def milliseconds(value: object) -> str:
+    """Show how long something took."""
+    return f"{value} ms"
 
 
 _NUMBERS: Final = frozenset((money, count, percent))

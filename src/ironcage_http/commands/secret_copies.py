@@ -3,14 +3,11 @@
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Final
 
 from ironcage_http.commands.drafts import filing, put_new
 from ironcage_http.commands.shell import Exit, Failure
 from ironcage_http.private_files import read_private, write_private
 from ironcage_http.secrets_file import secrets_beside, secrets_path
-
-_LARGEST: Final = 65_536
 
 
 def secrets_of(database: Path) -> bytes:
@@ -22,7 +19,7 @@ def secrets_of(database: Path) -> bytes:
     """
     path = secrets_path(database)
     is_sound = secrets_beside(database, may_create=False) is not None
-    content = read_private(path, most=_LARGEST) if is_sound else None
+    content = read_private(path) if is_sound else None
     if content is None:
         hint = f"There is no {path}: leave --with-secrets away where the secrets are in variables"
         raise Failure(Exit.CANNOT, hint, code="NO_SECRETS_FILE")

@@ -45,6 +45,7 @@ MEANINGS: Final[Mapping[Exit, str]] = {
 """What each exit code says, for the reference."""
 
 _JSON: Final = "ironcage.json"
+_OF_A_COMMAND: Final = ("--json", "--url")
 _STOPPED: Final = "Stopped. A request that was on its way may have been carried out: look before you ask again."
 
 
@@ -71,7 +72,21 @@ class Command(click.Command):
         )
 
 
-class Group(click.Group):
+class Commands(click.Group):
+    """Commands that share a name; what each of them takes is told of if it comes before the command."""
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        """Read what stands before the command."""
+        try:
+            return super().parse_args(ctx, args)
+        except click.NoSuchOption as error:
+            name = error.option_name
+            if name not in _OF_A_COMMAND:
+                raise
+            raise click.UsageError(f"{name} comes after the command: {ctx.command_path} COMMAND {name}", ctx) from None
+
+
+class Group(Commands):
     """A group of such commands."""
 
     command_class = Command
@@ -85,7 +100,7 @@ class Place(NamedTuple):
     name: str
 
 
-class Main(click.Group):
+class Main(Commands):
     """The program itself: each command is imported when it is asked for.
 
     Args:

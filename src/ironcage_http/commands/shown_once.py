@@ -4,7 +4,6 @@ The file is made before the token is, so that no token is lost to a folder that 
 already is never written over.
 """
 
-import os
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -15,7 +14,7 @@ import click
 from ironcage_http.commands.plain_text import plain
 from ironcage_http.commands.screen import Column, show_record
 from ironcage_http.commands.shell import Exit, Failure, wants_json
-from ironcage_http.private_files import OWNER_ONLY, write_private
+from ironcage_http.private_files import make_private, write_private
 
 TOKEN_OUT: Final = click.option(
     "--token-out",
@@ -71,7 +70,7 @@ def token_place(file: Path | None) -> Iterator[TokenPlace]:
         yield TokenPlace(None)
         return
     try:
-        os.close(os.open(file, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, OWNER_ONLY))
+        make_private(file)
     except FileExistsError:
         raise click.UsageError(f"{file} is there already, and no token is written over a file: name another") from None
     except OSError as error:

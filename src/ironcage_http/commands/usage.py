@@ -8,7 +8,7 @@ import click
 from ironcage_http.commands.control_plane import RemoteGroup
 from ironcage_http.commands.exports import export
 from ironcage_http.commands.listings import listing, showing
-from ironcage_http.commands.screen import Column, count, instant, money, percent
+from ironcage_http.commands.screen import Column, count, instant, milliseconds, money, percent
 from ironcage_http.commands.series import by_period
 from ironcage_http.commands.usage_filters import QUESTIONS
 
@@ -16,10 +16,6 @@ from ironcage_http.commands.usage_filters import QUESTIONS
 @click.group(cls=RemoteGroup)
 def usage() -> None:
     """Show what calls were made and what they cost."""
-
-
-def _milliseconds(value: object) -> str:
-    return f"{value} ms"
 
 
 def _failures(rows: list[Mapping[str, Any]]) -> str:
@@ -66,10 +62,10 @@ _HEALTH: Final = (
     Column("success", "success_rate", percent),
     Column("failed", "error_rate", percent),
     Column("calls with a time", "latency_ms.samples", count),
-    Column("takes on average", "latency_ms.avg", _milliseconds),
-    Column("half take at most", "latency_ms.p50", _milliseconds),
-    Column("95 % take at most", "latency_ms.p95", _milliseconds),
-    Column("99 % take at most", "latency_ms.p99", _milliseconds),
+    Column("takes on average", "latency_ms.avg", milliseconds),
+    Column("half take at most", "latency_ms.p50", milliseconds),
+    Column("95 % take at most", "latency_ms.p95", milliseconds),
+    Column("99 % take at most", "latency_ms.p99", milliseconds),
     Column("personal data found", "pii_detections", count),
     Column("errors", "errors", _failures),
     *_SPAN,
@@ -136,7 +132,7 @@ _CALL: Final = (
     Column("event", "event_id"),
     Column("input tokens", "input_tokens", count),
     Column("output tokens", "output_tokens", count),
-    Column("took", "duration_ms", _milliseconds),
+    Column("took", "duration_ms", milliseconds),
     Column("endpoint", "endpoint"),
     Column("answered", "response_status"),
     Column("message", "error_message"),

@@ -15,7 +15,16 @@ from typing import Final
 
 from ironcage_core.errors.faults import DatabaseDamagedError, StorageError
 from ironcage_core.errors.tree import IroncageError, StartupError
-from ironcage_storage.sqlite.connection import BUSY_TIMEOUT_MS, check_is_ours, is_busy, primary_code, translated
+from ironcage_storage.sqlite.connection import (
+    BUSY_TIMEOUT_MS,
+    check_is_ours,
+    complaints_of,
+    is_busy,
+    is_damaged,
+    primary_code,
+    translated,
+)
+from ironcage_storage.sqlite.files import DATABASE_LOCK, INDEX_LOCK, beside, companions
 from ironcage_storage.sqlite.schema import standing
 
 Advance = Callable[[int, int], None]
@@ -23,15 +32,7 @@ Advance = Callable[[int, int], None]
 
 STEP_PAGES: Final = 1000
 """Copied between two looks at whether to stop: some milliseconds."""
-_COMPANIONS: Final = ("-wal", "-shm", "-journal")
-"""What SQLite keeps beside a file, by what it adds to the name; without the file it means nothing."""
-
-_DAMAGED: Final = frozenset({sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB})
 _NO_ROOM: Final = frozenset({sqlite3.SQLITE_FULL, sqlite3.SQLITE_IOERR})
-_LOCK_BYTES: Final = (0x40000000, 512)
-"""Start and length, in a database file, of what SQLite locks of it: a connection in use holds a part of it."""
-_SHM_LOCK_BYTES: Final = (128, 1)
-"""The same in a `-shm` file, for as long as a connection has it open."""
 
 
 class DatabaseInUseError(StartupError):
@@ -90,10 +91,8 @@ def check(connection: sqlite3.Connection) -> None:
     """
     standing(connection)
     connection.execute("PRAGMA ignore_check_constraints = ON")  # numbers that cannot be are for verify and repair
-    for pragma in ("integrity_check", "foreign_key_check"):
-        for row in connection.execute(f"PRAGMA {pragma}"):
-            if row != ("ok",):
-                raise DatabaseDamagedError(f"The database is damaged: {' '.join(map(str, row))}")
+    for complaint in complaints_of(connection):
+        raise DatabaseDamagedError(f"The database is damaged: {complaint}")
 
 
 @contextmanager
@@ -120,12 +119,10 @@ def _check_companions(database: Path) -> None:
     place = database.resolve()
     try:
         owners = {place.stat().st_uid, os.geteuid()}
-        for beside in filter(os.path.lexists, companions(place)):
-            found = beside.lstat()
+        for each in filter(os.path.lexists, companions(place)):
+            found = each.lstat()
             if not stat.S_ISREG(found.st_mode) or found.st_uid not in owners:
-                raise StrangeCompanionError(
-                    f"{beside} is not of {database}, but somebody else's or a link: take it away"
-                )
+                raise StrangeCompanionError(f"{each} is not of {database}, but somebody else's or a link: take it away")
     except FileNotFoundError:
         return  # gone by now, or SQLite says better what is not there
 
@@ -133,7 +130,7 @@ def _check_companions(database: Path) -> None:
 def _told(error: sqlite3.Error, database: Path) -> IroncageError:
     if is_busy(error):
         return translated(error)
-    if primary_code(error) in _DAMAGED:
+    if is_damaged(error):
         return DatabaseDamagedError(f"{database} is damaged or is no SQLite database")
     return StorageError(f"{database} cannot be read: {error}")
 
@@ -195,11 +192,6 @@ def _copy_pages(source: sqlite3.Connection, target: sqlite3.Connection, advance:
     source.backup(target, pages=STEP_PAGES, progress=step)
 
 
-def companions(database: Path) -> list[Path]:
-    """Return where SQLite keeps what belongs to a file."""
-    return [database.with_name(database.name + suffix) for suffix in _COMPANIONS]
-
-
 # --- files that nobody else may have open ------------------------------------
 
 
@@ -229,7 +221,7 @@ def held(database: Path) -> Iterator[sqlite3.Connection]:
 def _refusal(error: sqlite3.Error, database: Path) -> IroncageError:
     if is_busy(error):
         return DatabaseInUseError(database)
-    if primary_code(error) in _DAMAGED:
+    if is_damaged(error):
         return UnreadableError(f"{database} is damaged or is no SQLite database")
     return StorageError(f"{database} cannot be written: {error}")
 
@@ -244,10 +236,7 @@ def locked_out(database: Path) -> Iterator[None]:
         DatabaseInUseError: Another process has the file open, or its log.
     """
     with ExitStack() as stack:
-        for path, (start, length) in (
-            (database, _LOCK_BYTES),
-            (database.with_name(f"{database.name}-shm"), _SHM_LOCK_BYTES),
-        ):
+        for path, (start, length) in ((database, DATABASE_LOCK), (beside(database, "-shm"), INDEX_LOCK)):
             try:
                 file = stack.enter_context(path.open("r+b"))
                 fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB, length, start)

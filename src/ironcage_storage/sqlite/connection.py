@@ -5,6 +5,7 @@ import sqlite3
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from time import monotonic
+from types import MappingProxyType
 from typing import Final
 
 from ironcage_core.domain.histograms import step_of
@@ -35,6 +36,13 @@ _STEPS_BETWEEN_LOOKS: Final = 50_000
 
 _RETRIABLE: Final = frozenset({sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED})
 _DAMAGED: Final = frozenset({sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB})
+_MENDABLE: Final = MappingProxyType(
+    {
+        sqlite3.SQLITE_IOERR_WRITE: "The disk takes no more; nothing was written",  # a quota, or a bad disk
+        sqlite3.SQLITE_READONLY: "The database may only be read; nothing was written",
+    }
+)
+"""What somebody may mend while a server runs on."""
 
 
 def connect(path: str, *, read_only: bool = False, must_exist: bool = False) -> sqlite3.Connection:
@@ -77,8 +85,9 @@ def connect(path: str, *, read_only: bool = False, must_exist: bool = False) -> 
 
 def _make_private(path: str) -> None:
     """Make a file that is not there, for its owner alone; SQLite gives its log the same mode."""
+    place = os.path.realpath(path)  # SQLite follows links, and would make the file behind one for everybody
     with suppress(OSError):  # it is there, or SQLite says better why it cannot be
-        os.close(os.open(path, os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600))
+        os.close(os.open(place, os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600))
 
 
 def check_is_ours(connection: sqlite3.Connection, *, must_exist: bool = False) -> None:
@@ -103,6 +112,23 @@ def is_busy(error: sqlite3.Error) -> bool:
     return primary_code(error) in _RETRIABLE
 
 
+def is_damaged(error: sqlite3.Error) -> bool:
+    """Tell whether the file is damaged, or no database at all."""
+    return primary_code(error) in _DAMAGED
+
+
+def complaints_of(connection: sqlite3.Connection) -> Iterator[str]:
+    """Let SQLite look at every page, index and reference, and yield what it complains of.
+
+    Raises:
+        sqlite3.Error: The file cannot be read.
+    """
+    for pragma in ("integrity_check", "foreign_key_check"):
+        for row in connection.execute(f"PRAGMA {pragma}"):
+            if row != ("ok",):
+                yield " ".join(map(str, row))
+
+
 def translated(error: sqlite3.Error) -> IroncageError:
     """Return what a database error means to the core; its text stays in the cause, for the log."""
     code = primary_code(error)
@@ -112,9 +138,15 @@ def translated(error: sqlite3.Error) -> IroncageError:
         return UnavailableError("The disk is full; nothing was written", retry_after_s=30)
     if code == sqlite3.SQLITE_CONSTRAINT:
         return InvariantViolationError("A guard of the database refused the change")
-    if code in _DAMAGED:
+    if is_damaged(error):
         return DatabaseDamagedError("The database file is damaged or is not an ironcage database; restore a backup")
     return StorageError("The database failed")
+
+
+def unwritten(error: sqlite3.Error) -> IroncageError:
+    """Return the same to who wanted to write to a database that is open: who waits may find it mended."""
+    message = _MENDABLE.get(getattr(error, "sqlite_errorcode", 0)) or _MENDABLE.get(primary_code(error))
+    return translated(error) if message is None else UnavailableError(message, retry_after_s=30)
 
 
 @contextmanager

@@ -13,15 +13,14 @@ from types import TracebackType
 from typing import Final, Self, TypeVar
 
 from ironcage_core.ports.storage import UseCase
-from ironcage_storage.sqlite.connection import BUSY_TIMEOUT_MS, check_is_ours, translated
+from ironcage_storage.sqlite.connection import BUSY_TIMEOUT_MS, check_is_ours, complaints_of, translated
+from ironcage_storage.sqlite.files import INDEX_LOCK, beside
 from ironcage_storage.sqlite.schema import Standing, standing
+from ironcage_storage.sqlite.shape import Deviation, deviations
 from ironcage_storage.sqlite.unit_of_work import SqliteUnitOfWork
 from ironcage_storage.system import SystemClock, TimeOrderedIds
 
 T = TypeVar("T")
-
-_HELD_BY_EVERYBODY: Final = 128
-"""The byte of a log's index that every process locks as long as it has the database open."""
 
 _LOCK: Final = "hhqqi0q"
 
@@ -68,6 +67,17 @@ class Inspection:
         except sqlite3.Error as error:
             raise translated(error) from error
 
+    def deviations(self) -> list[Deviation]:
+        """Return what differs from a new database, for a file that has had every migration.
+
+        Raises:
+            IroncageError: It cannot be read.
+        """
+        try:
+            return list(deviations(self._connection))
+        except sqlite3.Error as error:
+            raise translated(error) from error
+
     def complaints(self) -> list[str]:
         """Let SQLite check every page, index and reference; return what it complains of.
 
@@ -75,14 +85,9 @@ class Inspection:
             IroncageError: The file cannot be read.
         """
         try:
-            rows = [
-                row
-                for pragma in ("PRAGMA integrity_check", "PRAGMA foreign_key_check")
-                for row in self._connection.execute(pragma)
-            ]
+            return list(complaints_of(self._connection))
         except sqlite3.Error as error:
             raise translated(error) from error
-        return [" ".join(map(str, row)) for row in rows if row != ("ok",)]
 
     def read(self, use_case: UseCase[T]) -> T:
         """Run a use case that only reads.
@@ -110,12 +115,6 @@ class Inspection:
         self._connection.close()
 
 
-def beside(database: Path, suffix: str) -> Path:
-    """Return where SQLite keeps something of a database, which may be a link to it."""
-    place = database.resolve()
-    return place.with_name(place.name + suffix)
-
-
 def opened_by(database: Path) -> int | None:
     """Return the id of another process that has the database open, 0 for one that is not visible from here.
 
@@ -124,7 +123,7 @@ def opened_by(database: Path) -> int | None:
     """
     if not sys.platform.startswith("linux"):
         return None
-    question = struct.pack(_LOCK, fcntl.F_WRLCK, 0, _HELD_BY_EVERYBODY, 1, 0)
+    question = struct.pack(_LOCK, fcntl.F_WRLCK, 0, *INDEX_LOCK, 0)
     try:
         with beside(database, "-shm").open("rb") as index:
             kind, *_, holder = struct.unpack(_LOCK, fcntl.fcntl(index, fcntl.F_GETLK, question))

@@ -3,7 +3,8 @@
 from pathlib import Path
 
 from ironcage_core.errors.faults import StorageError
-from ironcage_storage.sqlite.backups import companions, held
+from ironcage_storage.sqlite.backups import held
+from ironcage_storage.sqlite.files import companions
 
 
 def remove_database(file: Path) -> bool:

@@ -17,7 +17,7 @@ from typing import Final, Self, TypeVar
 from ironcage_core.errors.tree import UnavailableError
 from ironcage_core.ports.storage import UnitOfWork, UseCase
 from ironcage_core.ports.system import Clock, Ids
-from ironcage_storage.sqlite.connection import MEMORY, connect, time_limit, translated
+from ironcage_storage.sqlite.connection import MEMORY, complaints_of, connect, time_limit, translated
 from ironcage_storage.sqlite.glances import Glances, Reader
 from ironcage_storage.sqlite.queue import Job, WriteQueue
 from ironcage_storage.sqlite.readers import Readers
@@ -191,16 +191,12 @@ class SqliteStore:
 
     def check_file(self) -> list[str]:
         """Let SQLite check every page, index and reference of the file; return what it complains of."""
-        return self._check("PRAGMA integrity_check") + self._check("PRAGMA foreign_key_check")
-
-    def _check(self, pragma: str) -> list[str]:
         with self._writer.turn():
             self._check_open()
             try:
-                rows = self._connection.execute(pragma).fetchall()
+                return list(complaints_of(self._connection))
             except sqlite3.Error as error:
                 raise translated(error) from error
-        return [" ".join(map(str, row)) for row in rows if row != ("ok",)]
 
     @property
     def queue_depth(self) -> int:
