@@ -5,7 +5,7 @@ body, then the use case. All of that happens in one unit of work, so that what w
 """
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from typing import Any, Final, TypeVar
 from urllib.parse import unquote_to_bytes
@@ -40,8 +40,8 @@ class Call:
 
     wiring: Wiring
     request: Request[Any, Any, Any]
-    headers: Mapping[str, str]
-    raw: bytes
+    headers: Mapping[str, str] = field(repr=False)
+    raw: bytes = field(repr=False)
     gate: Gate
 
     @property
@@ -79,8 +79,8 @@ class Call:
 
     def read(self, kind: type[S], *, may_be_empty: bool = False, is_strict: bool = False) -> Read[S]:
         """Read the body; what is wrong with it is raised when its value is asked for."""
-        content_type = self.headers.get("content-type")
-        return Read(self.raw, content_type, kind, may_be_empty=may_be_empty, is_strict=is_strict)
+        content_type, coding = self.headers.get("content-type"), self.headers.get("content-encoding")
+        return Read(self.raw, content_type, kind, may_be_empty=may_be_empty, is_strict=is_strict, coding=coding)
 
     def presented(self, body_ic_token: str | None = None) -> Presented:
         """Return the request's credentials by kind."""

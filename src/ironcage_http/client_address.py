@@ -15,6 +15,9 @@ from ironcage_http.variable_kinds import Network
 
 _Address: TypeAlias = ipaddress.IPv4Address | ipaddress.IPv6Address
 
+_ONE_CUSTOMER: Final = 64
+"""Bits that name the network of one customer at least. Source: RFC 6177."""
+
 _WITH_PORT: Final = re.compile(r"\[([^\]]*)\](?::[0-9]{1,5})?|([0-9.]+):[0-9]{1,5}", re.ASCII)
 
 
@@ -39,6 +42,14 @@ def client_address(peer: str | None, forwarded: Sequence[str], trusted: Sequence
             break
         address = found
     return str(address)
+
+
+def counted_as(address: str | None) -> str:
+    """Return by what an address is counted: one of IPv6 by its network, for a customer has a whole one to himself."""
+    found = _address_of(address or "")
+    if isinstance(found, ipaddress.IPv6Address):
+        return str(ipaddress.IPv6Network((found, _ONE_CUSTOMER), strict=False))
+    return address or ""
 
 
 def _is_in(address: _Address, networks: Sequence[Network]) -> bool:

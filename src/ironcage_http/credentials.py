@@ -17,6 +17,8 @@ from ironcage_http.errors import AmbiguousCredentialsError
 
 _API_TOKEN: Final = re.compile(r"at_[A-Za-z0-9_-]{43}")
 _REFRESH: Final = "rt_"
+_LONGEST_PAYLOAD: Final = 2000
+"""Of a token; no genuine one has more, and what is longer is not kept in memory for the next time."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,7 +90,8 @@ def _kind_of(value: str) -> str:
     if _API_TOKEN.fullmatch(value) or value.startswith("at_"):
         return "api"
     parts = value.split(".")
-    return "session" if len(parts) == 3 and _claimed_type(parts[1]) == "access" else "ic"
+    is_form = len(parts) == 3 and len(parts[1]) <= _LONGEST_PAYLOAD
+    return "session" if is_form and _claimed_type(parts[1]) == "access" else "ic"
 
 
 @lru_cache(maxsize=1024)  # of the payload alone, which opens nothing

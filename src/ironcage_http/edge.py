@@ -36,6 +36,7 @@ _POLICY: Final = (b"content-security-policy", b"default-src 'none'; frame-ancest
 _TRANSPORT: Final = (b"strict-transport-security", b"max-age=31536000; includeSubDomains")
 _NO_STORE: Final = (b"cache-control", b"no-store")
 _NEVER_STORED: Final = re.compile(r"/api(/v1)?/(auth|keys|tokens|api-tokens)(/|$)")
+_CREDENTIALS: Final = frozenset((b"authorization", b"x-api-token", b"x-ic-token"))
 _EXPOSED: Final = b"X-Request-Id, Retry-After, X-RateLimit-Limit, X-RateLimit-Remaining, X-RateLimit-Reset"
 _PREFLIGHT: Final = (
     (b"access-control-allow-methods", b"GET, POST, PUT, PATCH, DELETE, OPTIONS"),
@@ -108,11 +109,15 @@ class Edge:
         state["request_id"] = request_id
         REQUEST_ID.set(request_id)
         headers = self._headers(scope["path"], sent.get(b"origin"), request_id)
+        if _NO_STORE not in headers and not _CREDENTIALS.isdisjoint(sent):  # it is for one caller, whatever it is
+            headers.append(_NO_STORE)
         if scope["method"] == "OPTIONS" and b"access-control-request-method" in sent and b"origin" in sent:
             await _answer_preflight(send, headers, is_allowed=sent[b"origin"] in self._origins)
             return
-        if b"%2f" in scope["raw_path"].lower() and _FREE_TEXT.fullmatch(scope["raw_path"]):
+        is_odd = b"%2f" in scope["raw_path"].lower()
+        if is_odd and _FREE_TEXT.fullmatch(scope["raw_path"]):
             scope["path"] = scope["raw_path"].decode("latin-1")  # which says as much to routing, and is not cut in two
+            is_odd = False
         if not scope["path"].startswith(_VERSIONED):
             scope["path"] = _versioned(scope["path"])
         start = perf_counter()
@@ -127,8 +132,9 @@ class Edge:
                 message["headers"] = [*message["headers"], *(each for each in headers if each[0] not in given)]
             await send(message)
 
-        # An empty part of a path names nothing, encoded or not; routing would overlook it, rules by path would not.
-        app: Any = not_found() if "//" in scope["path"] else self._app
+        # An empty part of a path names nothing, encoded or not, and an encoded slash divides nothing: routing would
+        # overlook the one and obey the other, rules by path, such as those of a proxy in front, would not.
+        app: Any = not_found() if is_odd or "//" in scope["path"] else self._app
         await app(scope, receive, decorated)
 
     def _headers(self, path: str, origin: bytes | None, request_id: str) -> Headers:

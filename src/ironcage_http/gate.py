@@ -26,6 +26,7 @@ from ironcage_core.services.agent_records import own_agent
 from ironcage_core.services.api_tokens import authenticate_api_token
 from ironcage_core.services.ic_tokens import authenticate
 from ironcage_core.services.sessions import authenticate_access
+from ironcage_http.client_address import counted_as
 from ironcage_http.credentials import Presented
 from ironcage_http.errors import MissingTokenError
 from ironcage_http.routing import Route
@@ -183,7 +184,7 @@ class Gate:
         Raises:
             RateLimitExceededError: Too many requests.
         """
-        self._take(name, f"{self.route.path} {self.origin.ip_address}")
+        self._take(name, f"{self.route.path} {counted_as(self.origin.ip_address)}")
 
     def _note(self, taken: Taken | None) -> None:
         """Keep what the tightest limit has left, which is what the answer tells."""

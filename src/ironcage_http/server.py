@@ -17,6 +17,7 @@ import uvicorn
 
 from ironcage_core.ports.storage import Store
 from ironcage_http.app import create_app
+from ironcage_http.connections import LOOK_S, Connections, room_for_connections
 from ironcage_http.protocols import BoundedHttp, PingingWebSocket
 from ironcage_http.settings import Settings, read_settings
 from ironcage_storage.sealed.vault import MasterKey
@@ -41,6 +42,7 @@ class _Server(uvicorn.Server):
 
     def __init__(self, config: uvicorn.Config, on_start: Callable[[], None]) -> None:
         super().__init__(config)
+        self.server_state = self.crowd = Connections(room_for_connections())
         self._on_start = on_start
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
@@ -48,6 +50,12 @@ class _Server(uvicorn.Server):
         await super().startup(sockets)
         if self.started:
             self._on_start()
+
+    async def on_tick(self, counter: int) -> bool:
+        """Look after the connections, too, which uvicorn gives time for ten times a second."""
+        if counter % (LOOK_S * 10) == 0:
+            self.crowd.cut_stragglers()
+        return await super().on_tick(counter)
 
     @contextmanager
     def capture_signals(self) -> Iterator[None]:
@@ -74,7 +82,7 @@ class ApiServer:
         self._app = create_app(store, settings or embedded_settings())
         self.host = host
         self.port = port or free_port(host)
-        self._server: uvicorn.Server | None = None
+        self._server: _Server | None = None
         self._thread: threading.Thread | None = None
         self._failure: BaseException | None = None
 

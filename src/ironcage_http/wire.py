@@ -21,6 +21,7 @@ from ironcage_http.json_syntax import syntax_fault
 S = TypeVar("S", bound=msgspec.Struct)
 
 MAX_STRANGERS: Final = 20
+_NO_JSON: Final = "The body is not valid JSON"  # and nothing of the decoder's own text, which may quote it
 _FIELD_NAME: Final = re.compile(r"[a-z_]{1,40}")
 
 encode = msgspec.json.Encoder(decimal_format="number").encode
@@ -66,6 +67,7 @@ class Read(Generic[S]):
         kind: The struct it must fit.
         may_be_empty: Whether no body means a struct of defaults.
         is_strict: Whether an unknown field is refused instead of ignored.
+        coding: How the body is packed, or None; what is packed is refused.
     """
 
     __slots__ = ("_kind", "_syntax", "fields", "found", "problems")
@@ -78,6 +80,7 @@ class Read(Generic[S]):
         *,
         may_be_empty: bool = False,
         is_strict: bool = False,
+        coding: str | None = None,
     ) -> None:
         self._kind = kind
         self._syntax: RefusalError | None = None
@@ -86,6 +89,8 @@ class Read(Generic[S]):
         self.problems: dict[str, str] = {}
         if not raw.strip():
             self._read_nothing(kind, may_be_empty=may_be_empty)
+        elif coding and coding.lower() != "identity":
+            self._syntax = UnsupportedMediaTypeError("The body must be sent unpacked, without a Content-Encoding")
         elif not _is_json(content_type):
             self._syntax = UnsupportedMediaTypeError("The body must be sent as application/json")
         else:
@@ -107,8 +112,8 @@ class Read(Generic[S]):
                 return
         except msgspec.ValidationError:
             pass  # the slow path names every bad field
-        except (msgspec.DecodeError, RecursionError) as error:
-            self._syntax = _malformed(error)
+        except (msgspec.DecodeError, RecursionError):
+            self._syntax = MalformedJsonError(_NO_JSON)
             return
         self._read_field_by_field(raw, kind, is_strict=is_strict)
 
@@ -118,8 +123,8 @@ class Read(Generic[S]):
         except msgspec.ValidationError:
             self.problems = {"body": "must be a JSON object"}
             return
-        except (msgspec.DecodeError, RecursionError) as error:
-            self._syntax = _malformed(error)
+        except (msgspec.DecodeError, RecursionError):
+            self._syntax = MalformedJsonError(_NO_JSON)
             return
         self.problems = _problems_of(self.fields, kind)
         if is_strict:
@@ -282,15 +287,10 @@ def _phrase(error: msgspec.ValidationError) -> str:
     """Return msgspec's complaint as a clause for a person; it names types and paths, never the value."""
     text, _, path = str(error).removesuffix("`").partition(" - at `$")
     if (found := _EXPECTED.match(text)) is None:
-        return text[:1].lower() + text[1:]
+        return (text[:1].lower() + text[1:]).partition(" '")[0]  # which would be the value
     kinds = [_KINDS.get(kind, kind) for kind in found[1].split(" | ") if kind != "null"]
     clause = "may not be null" if found[2] == "null" else f"must be {' or '.join(kinds)}"
     return f"{path.removeprefix('.')} {clause}".lstrip()
-
-
-def _malformed(error: Exception) -> MalformedJsonError:
-    del error  # its text may quote the body
-    return MalformedJsonError("The body is not valid JSON")
 
 
 def _is_json(content_type: str | None) -> bool:

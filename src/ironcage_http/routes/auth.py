@@ -35,6 +35,7 @@ from ironcage_core.services.sessions import (
     refuse_password_change,
 )
 from ironcage_http.calls import Call, nothing
+from ironcage_http.client_address import counted_as
 from ironcage_http.errors import AmbiguousCredentialsError, MissingTokenError
 from ironcage_http.hashing import hashed, verified
 from ironcage_http.routing import Route
@@ -54,7 +55,7 @@ class LoginBody(msgspec.Struct, frozen=True):
     username: str | None = None
 
 
-class RefreshBody(msgspec.Struct, frozen=True):
+class SessionRefreshBody(msgspec.Struct, frozen=True):
     """The refresh token; it may come as a bearer token instead."""
 
     refresh_token: str | None = None
@@ -109,7 +110,7 @@ def _too_many_failures(call: Call) -> RateLimitExceededError:
 
 
 def _address(call: Call) -> str:
-    return call.client_ip or ""
+    return counted_as(call.client_ip)
 
 
 async def _find_login(call: Call, identifier: str) -> User | UnknownLogin:
@@ -150,7 +151,7 @@ def _identifier(body: LoginBody) -> str:
 
 async def refresh(call: Call) -> ASGIResponse:
     """Exchange a refresh token for a new one."""
-    body = call.read(RefreshBody, may_be_empty=True, is_strict=True).value()
+    body = call.read(SessionRefreshBody, may_be_empty=True, is_strict=True).value()
     token = _refresh_token(call, body.refresh_token)
     outcome = await call.write(partial(refresh_session, refresh_token=token, **session_ports(call)))
     if isinstance(outcome, Reused):
@@ -240,7 +241,7 @@ ROUTES: Final = (
     ),
     Route(
         "POST", "/auth/refresh", refresh, "Exchange a refresh token for a new one", action="auth.refresh",
-        limit="refresh", body=RefreshBody, answer=SessionView, example={"refresh_token": "rt_..."},
+        limit="refresh", body=SessionRefreshBody, answer=SessionView, example={"refresh_token": "rt_..."},
         codes=(
             "AUTH_MISSING_TOKEN", "AUTH_INVALID_TOKEN", "AUTH_TOKEN_EXPIRED", "AUTH_TOKEN_REVOKED",
             "AUTH_ACCOUNT_DISABLED", "AUTH_REFRESH_REUSED", "AMBIGUOUS_CREDENTIALS",

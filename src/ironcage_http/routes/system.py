@@ -55,7 +55,7 @@ async def version(call: Call) -> ASGIResponse:
 
 async def exposition(call: Call, metrics: Metrics) -> ASGIResponse:
     """Return the metrics to a loopback peer, an admin, or the bearer of the metrics token."""
-    if not _is_loopback(call.client_ip) and not _bears_metrics_token(call):
+    if not _is_local(call) and not _bears_metrics_token(call):
         try:
             await call.see(call.user())
         except ForbiddenError:  # to anyone but an admin there are no metrics
@@ -65,6 +65,12 @@ async def exposition(call: Call, metrics: Metrics) -> ASGIResponse:
     except IroncageError:  # the other numbers are told all the more
         metrics.tell_leases(None)
     return ASGIResponse(body=metrics.exposition(), media_type="text/plain; version=0.0.4; charset=utf-8")
+
+
+def _is_local(call: Call) -> bool:
+    """Tell whether somebody on this machine calls, and not a proxy on it for who knows whom."""
+    is_forwarded = "x-forwarded-for" in call.headers and not call.wiring.settings.trusted_proxies
+    return not is_forwarded and _is_loopback(call.client_ip)
 
 
 def _is_loopback(address: str | None) -> bool:

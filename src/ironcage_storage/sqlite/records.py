@@ -14,6 +14,8 @@ from ironcage_storage.sqlite.session import Session
 AMONG: Final = "(SELECT value FROM json_each(?))"
 """The members of a list that is bound as one value, however long it is."""
 
+_ORDERS: Final[Mapping[KeyOrder, str]] = {"name": "name", "created_at": "created_at", "updated_at": "updated_at"}
+
 
 class SqliteAgents:
     """Implements `Agents`."""
@@ -116,8 +118,8 @@ class SqliteProviderKeys:
                 "is_enabled = ?": which.is_enabled,
             }
         )
-        way = "DESC" if descending else "ASC"
-        where = f"provider_keys WHERE {terms} ORDER BY {order} {way}, id DESC LIMIT ? OFFSET ?"
+        by = f"{_ORDERS[order]} {'DESC' if descending else 'ASC'}, id DESC"
+        where = f"provider_keys WHERE {terms} ORDER BY {by} LIMIT ? OFFSET ?"
         rows = self._table.rows(where, (*parameters, paging.per_page, paging.offset))
         sql = f"SELECT count(*) FROM provider_keys WHERE {terms}"
         (total,) = self._session.query(sql, parameters, self._table).fetchone()

@@ -33,6 +33,7 @@ _BANDS_LISTED: Final = json.dumps(list(range(step_of(NO_COST) // STEPS_PER_BAND 
 
 # An emptied cell must not tell when its last call was.
 _HAS_CALLS: Final = {SUMS: "completed + failed > 0", BANDS: "calls > 0", ERRORS: "calls > 0"}
+_CALLS_OF: Final = {None: "sum(completed + failed)", "completed": "sum(completed)", "failed": "sum(failed)"}
 
 
 def usage_terms(which: UsageFilter | TraceFilter) -> dict[str, object]:
@@ -177,7 +178,7 @@ class RollupReads:
         """Return the days with calls of an outcome, or of either, and how many; the filter's own time is not read."""
         table, _, where, bound = _source(SUMS, "days", which)
         chosen, values = days.chosen()
-        calls = "sum(completed + failed)" if outcome is None else f"sum({outcome})"
+        calls = _CALLS_OF[outcome]
         sql = f"SELECT bucket, {calls} FROM {table} WHERE {where} AND {chosen} GROUP BY bucket HAVING {calls} > 0"
         return self._session.query(sql, (*bound, *values), *self._reads).fetchall()
 
@@ -208,7 +209,10 @@ def _source(
     terms, parameters = conjunction(usage_terms(which) | dict(more or {}))
     if kind.scope != "wide" and level == "days" and not _is_scoped(which):
         terms += " AND agent_id IN (SELECT id FROM agents)"  # so that each agent's days are looked up, not all read
-    return _Rows(family.name(kind), family.key(kind.scope), terms, parameters)
+    key = family.key(kind.scope)
+    if not set(by) <= set(key):  # their names go into the SQL
+        raise ValueError("usage is not summed by that")
+    return _Rows(family.name(kind), key, terms, parameters)
 
 
 def _scope(which: UsageFilter, by: Sequence[str]) -> Scope:
