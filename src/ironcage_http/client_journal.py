@@ -169,5 +169,5 @@ def _read(line: bytes) -> Record | None:
 def _decoded(payload: bytes) -> Record | None:
     try:
         return _DECODER.decode(payload)
-    except (ValueError, RefusalError):  # counts that contradict each other are refused by the counts themselves
+    except (ValueError, RecursionError, RefusalError):  # counts that contradict each other refuse themselves
         return None

@@ -32,7 +32,7 @@ def load_prices(path: Path, *, strict: bool = True) -> PriceTable:
     """
     try:
         text = path.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
+    except (OSError, ValueError) as error:  # also a path that no file can have
         raise ValidationError({"path": "cannot be read as UTF-8 text"}) from error
     if PRICE_UNIT in text:
         return parse_price_table(text)

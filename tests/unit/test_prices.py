@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 
 from ironcage_core.domain.price_tables import PRICE_UNIT, parse_price_table, parse_usd_per_token_table
 from ironcage_core.domain.prices import (
+    MAX_OUTPUT_TOKENS,
     MAX_PRICE,
     ModelPrice,
     PriceTable,
@@ -37,7 +38,7 @@ PRICES = st.builds(
     output_above_200k=OPTIONAL,
     cache_read_above_200k=OPTIONAL,
     cache_write_above_200k=OPTIONAL,
-    max_output_tokens=st.none() | st.integers(1, 2**40),
+    max_output_tokens=st.none() | st.integers(1, MAX_OUTPUT_TOKENS),
 )
 COUNT = st.integers(0, 300_000)
 TOKENS = st.builds(

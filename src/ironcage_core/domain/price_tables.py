@@ -5,7 +5,8 @@ only is refused: the other side would be free.
 """
 
 import json
-from collections.abc import Mapping
+from collections import Counter
+from collections.abc import Callable, Mapping
 from decimal import Context, Decimal, DecimalException, Inexact, InvalidOperation
 from typing import Any, Final
 
@@ -33,9 +34,10 @@ def parse_price_table(text: str) -> PriceTable:
         text: JSON with `source`, `version`, `date`, `unit` and `models`, which maps names to fields of `ModelPrice`.
 
     Raises:
-        ValidationError: Not such a table, another unit, an unknown or wrong field, or no model at all.
+        ValidationError: Not such a table, another unit, an unknown or wrong field, a name that is there twice, or no
+            model at all.
     """
-    document = _document(text)
+    document = _document(text, _each_once)
     if document.get("unit") != PRICE_UNIT:
         raise ValidationError({"unit": f"must be {PRICE_UNIT!r}"})
     notes: dict[str, Any] = {name: document.get(name) for name in ("source", "version", "date")}
@@ -60,11 +62,11 @@ def parse_usd_per_token_table(text: str, *, source: str = "", strict: bool = Tru
 
     Raises:
         ValidationError: Not such a table, no priced model, or, if strict, a price that is not whole in micro-USD
-            per million tokens, out of range, or given for one side only.
+            per million tokens, out of range, given for one side only, or there twice.
     """
     models: dict[str, ModelPrice] = {}
     skipped = 0
-    for name, entry in _document(text).items():
+    for name, entry in _document(text, _each_once if strict else dict).items():
         try:
             price = None if name == _SAMPLE_ENTRY else _usd_price(name, _mapping(entry, field=name))
         except ValidationError:
@@ -78,11 +80,19 @@ def parse_usd_per_token_table(text: str, *, source: str = "", strict: bool = Tru
     return PriceTable(models=models, source=source, skipped=skipped)
 
 
-def _document(text: str) -> dict[str, Any]:
+def _document(text: str, members: Callable[[list[tuple[str, Any]]], dict[str, Any]]) -> dict[str, Any]:
     try:
-        return _mapping(json.loads(text, parse_float=Decimal), field="prices")
+        return _mapping(json.loads(text, parse_float=Decimal, object_pairs_hook=members), field="prices")
     except (ValueError, DecimalException, RecursionError) as error:
         raise ValidationError({"prices": "must be JSON"}) from error
+
+
+def _each_once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    members = dict(pairs)
+    if len(members) < len(pairs):  # nobody could say which one counts
+        ((name, _),) = Counter(name for name, _ in pairs).most_common(1)
+        raise ValidationError({name: "is there twice"})
+    return members
 
 
 def _mapping(value: object, *, field: str) -> dict[str, Any]:

@@ -19,6 +19,8 @@ DEFAULT_MAX_OUTPUT_TOKENS: Final = 128_000
 DEFAULT_INPUT_TOKENS: Final = 1_000
 MAX_PRICE: Final = MICROS_PER_USD * TOKENS_PER_PRICE
 """One USD a token; a price beyond it is a table written in another unit."""
+MAX_OUTPUT_TOKENS: Final = 10**12
+"""As many tokens as one call may report; what they cost at most still fits where money is kept."""
 _PRICES: Final = ("input", "output", "cache_read", "cache_write")
 PRICE_FIELDS: Final = (*_PRICES, *(f"{name}_above_200k" for name in _PRICES))
 
@@ -50,7 +52,7 @@ class ModelPrice:
     A missing above-200k price is the ordinary one; a missing cache price is the input price.
 
     Raises:
-        ValidationError: A price that is not a whole number in range, or a maximum below one token.
+        ValidationError: A price that is not a whole number in range, or a maximum of output that is none either.
     """
 
     input: int
@@ -70,8 +72,8 @@ class ModelPrice:
             if not is_absent and (type(value) is not int or not 0 <= value <= MAX_PRICE):
                 raise ValidationError({name: f"must be a whole number from 0 to {MAX_PRICE}"})
         maximum = self.max_output_tokens
-        if maximum is not None and (type(maximum) is not int or maximum < 1):
-            raise ValidationError({"max_output_tokens": "must be a whole number of at least 1"})
+        if maximum is not None and (type(maximum) is not int or not 1 <= maximum <= MAX_OUTPUT_TOKENS):
+            raise ValidationError({"max_output_tokens": f"must be a whole number from 1 to {MAX_OUTPUT_TOKENS}"})
 
 
 @dataclass(frozen=True, slots=True, eq=False, kw_only=True)
