@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
-.PHONY: demo run test check bench bench-full sim prices clean
+.PHONY: demo run test check fuzz faults history audit bench bench-full profile sim prices clean
 
 demo: $(READY)
 	$(BIN)/ironcage demo
@@ -21,20 +21,28 @@ check: $(READY)
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 
-bench: $(READY)
-	$(BIN)/python -m benchmarks.run
-	$(BIN)/python -m benchmarks.over_http
-	$(BIN)/python -m benchmarks.scale
-	$(BIN)/python -m benchmarks.sweep
-	$(BIN)/python -m benchmarks.analytics
-	$(BIN)/python -m benchmarks.sockets
-	$(BIN)/python -m benchmarks.runtime
+fuzz: $(READY)
+	$(BIN)/python -m pytest -q -n auto --timeout 3600 tests/fuzz --hypothesis-profile=fuzz
 
-bench-full: bench
-	$(BIN)/python -m benchmarks.scale --full
-	$(BIN)/python -m benchmarks.sweep --full
-	$(BIN)/python -m benchmarks.analytics --full
-	$(BIN)/python -m benchmarks.memory
+faults: $(READY)
+	$(BIN)/python -m tests.faults.suite --cycles $(or $(CYCLES),50)
+
+history: $(READY)
+	$(BIN)/python -m tests.history.record --clients 64 --servers 2 --seconds $(or $(SECONDS),30)
+
+audit: $(READY)
+	$(BIN)/python -m venv $(VENV)/audit
+	$(VENV)/audit/bin/python -m pip install --quiet --disable-pip-version-check pip-audit==2.10.1
+	$(VENV)/audit/bin/pip-audit --strict --no-deps --disable-pip --requirement constraints.txt
+
+bench: $(READY)
+	$(BIN)/python -m benchmarks.all
+
+bench-full: $(READY)
+	$(BIN)/python -m benchmarks.all --full
+
+profile: $(READY)
+	$(BIN)/python -m benchmarks.profile --path $(or $(WHAT),report)
 
 sim: $(READY)
 	$(BIN)/python -m tests.simulation.long --minutes $(or $(MINUTES),10)

@@ -1,31 +1,30 @@
-"""Measure what questions of analytics cost with a long history against a short one: `-m benchmarks.analytics [--full]`.
+"""Questions of analytics with a long history against a short one.
 
-The same 90 days, 50 agents and 5 models in both, and many times as many calls in one. Each is served by a process of
-its own; every round asks both every question over one connection each; ratios are within a round, and what is shown is
-the median of three rounds. Exits with 1 if a target is missed.
+The same 90 days, 50 agents and 5 models in both, and many times as many calls in one.
 """
 
-import argparse
 import statistics
-import sys
 from collections.abc import Mapping, Sequence
-from typing import Final, NamedTuple
+from typing import Final
 
-from rich.console import Console
-from rich.table import Table
+from benchmarks.analytics_data import AGENTS, DAYS, database
+from benchmarks.scale import in_rounds
+from benchmarks.setup import Effort
+from benchmarks.table import Figures, Line, Measured, most, rows_of
 
-from benchmarks.analytics_data import database
-from benchmarks.scale import Server, in_rounds
-from benchmarks.setup import ROUNDS
+SIZES: Final[Mapping[Effort, tuple[int, int]]] = {
+    Effort.QUICK: (5_000, 20_000), Effort.NORMAL: (50_000, 500_000), Effort.FULL: (50_000, 5_000_000),
+}  # fmt: skip
+"""Calls of the short and of the long history."""
 
-RATIO: Final = 1.5
-P95_MS: Final = 50.0
-SIZES: Final = {False: (50_000, 500_000), True: (50_000, 5_000_000)}
-"""Calls of the short and of the long history; whether the run is full."""
-
+_MANY: Final = 1_000_000
+_SOURCE: Final = "asked of analytics"
+_RATIO: Final = most(1.5, _SOURCE)
+_P95_MS: Final = most(50, _SOURCE)
 _AGENT: Final = f"agent_{7:032x}"
 _OWNER: Final = f"user_{3:032x}"
 
+DAYS_BY_AGENTS: Final = "/analytics/spending/by-period?bucket=day&group_by=agent&period=last-90-days"
 QUESTIONS: Final = (
     "/analytics/spending/total",
     "/analytics/spending/by-agent",
@@ -36,7 +35,7 @@ QUESTIONS: Final = (
     "/analytics/usage/models",
     "/analytics/budget/status",
     "/analytics/spending/by-period",
-    "/analytics/spending/by-period?bucket=day&group_by=agent&period=last-90-days",
+    DAYS_BY_AGENTS,
     "/analytics",
     "/analytics/spending",
     "/analytics/usage",
@@ -52,46 +51,30 @@ QUESTIONS: Final = (
 )
 
 
-class Cost(NamedTuple):
-    """Milliseconds of one answer: the median of the short history, and of the long one the median and the 95th."""
-
-    short: float
-    long: float
-    long_p95: float
+def shown(question: str) -> str:
+    """Return a question as a person reads it: with short ids, and without what all have in common."""
+    return question.removeprefix("/analytics").replace(_AGENT, "...").replace(_OWNER, "...") or "/analytics"
 
 
-def measure(short: Server, long: Server) -> dict[str, Cost]:
-    """Return what each question costs."""
-    found = {}
-    for path in QUESTIONS:
-        timed = long.timed(path)
-        found[path] = Cost(short.milliseconds(path), timed.p50, timed.p95)
-    return found
+def slowest(rounds: Sequence[Figures]) -> str:
+    """Return the question whose 95th percentile is the longest with the long history."""
+    return max(QUESTIONS, key=lambda path: statistics.median(figures[f"large {path} p95"] for figures in rounds))
 
 
-def show(rounds: Sequence[Mapping[str, Cost]], sizes: tuple[int, int]) -> bool:
-    """Print the table; return whether every target is met."""
-    table = Table(title=f"{sizes[0]:,} calls against {sizes[1]:,}, median of {ROUNDS} rounds")
-    for heading in ("", "short ms", "long ms", f"long/short <= {RATIO}", f"p95 ms <= {P95_MS:.0f}"):
-        table.add_column(heading, justify="left" if not heading else "right", overflow="fold")
-    all_met = True
-    for path in QUESTIONS:
-        costs = [figures[path] for figures in rounds]
-        ratio = statistics.median(cost.long / cost.short for cost in costs)
-        short, long, p95 = (statistics.median(getattr(cost, field) for cost in costs) for field in Cost._fields)
-        all_met = all_met and ratio <= RATIO and p95 <= P95_MS
-        table.add_row(path, f"{short:.2f}", f"{long:.2f}", f"{ratio:.2f}", f"{p95:.1f}")
-    Console(width=140).print(table)
-    return all_met
+def lines(rounds: Sequence[Figures], long: int) -> list[Line]:
+    """Return what is shown; the slowest question is known once all are measured."""
+    worst = slowest(rounds)
+    contract = most(500, "contract analytics.md 5")
+    return [
+        Line(f"{AGENTS} agents by {DAYS} days, p95", f"large {DAYS_BY_AGENTS} p95", "ms", asked=_P95_MS),
+        Line(f"slowest: {shown(worst)}, p95", f"large {worst} p95", "ms", asked=_P95_MS),
+        *([Line("  with a million calls and more", f"large {worst} p95", "ms", asked=contract)] * (long >= _MANY)),
+        *(Line(shown(path), f"large {path} p50", "ms", f"small {path} p50", _RATIO) for path in QUESTIONS),
+    ]
 
 
-def main() -> None:
-    """Run from the command line."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--full", action="store_true", help="5,000,000 in the long one; writes some gigabytes once")
-    sizes = SIZES[parser.parse_args().full]
-    sys.exit(0 if show(in_rounds(database, sizes, measure), sizes) else 1)
-
-
-if __name__ == "__main__":
-    main()
+def measure(effort: Effort) -> Measured:
+    """Measure what each question costs."""
+    short, long = SIZES[effort]
+    rounds = in_rounds(database, (short, long), {path: path for path in QUESTIONS}, effort)
+    return Measured(f"{long:,} calls against {short:,}", rows_of(lines(rounds, long), rounds))

@@ -1,107 +1,40 @@
-"""Book many reports and watch the memory: `python -m benchmarks.memory [--reports N] [--quick]`.
+"""The memory of a store that books many reports: it must not grow with what it has booked."""
 
-Exits with 1 if the second half of the run grows by more than 10 % and 8 MB.
-"""
+from collections.abc import Mapping
+from typing import Final
 
-import argparse
-import os
-import sys
-from collections.abc import Sequence
-from pathlib import Path
-from time import perf_counter
-from typing import Final, NamedTuple
+from benchmarks.serving import memory_mb
+from benchmarks.setup import AGENTS, BATCH, Bench, Effort, fresh, some_reports
+from benchmarks.table import Line, Measured, most, rows_of
 
-from rich.console import Console
-from rich.table import Table
-
-from benchmarks.setup import AGENTS, BATCH, Bench, fresh, some_reports
-
-REPORTS: Final = 1_000_000
-QUICK_REPORTS: Final = 100_000
-SAMPLE_EVERY: Final = 50_000
+REPORTS: Final[Mapping[Effort, int]] = {Effort.QUICK: 10_000, Effort.NORMAL: 100_000, Effort.FULL: 1_000_000}
 ALLOWED_GROWTH: Final = 0.10
 ALLOWED_MB: Final = 8.0
 
-_MB: Final = 1 << 20
-_MIN_SAMPLES: Final = 10
-_BAR_CHARS: Final = 40
 
-
-class Sample(NamedTuple):
-    """The resident memory when so many reports were booked."""
-
-    reports: int
-    resident_mb: float
-    seconds: float
-
-
-def resident_mb(pid: int | None = None) -> float:
-    """Return the resident memory of a process, or of this one."""
-    pages = int(Path(f"/proc/{pid or 'self'}/statm").read_text().split()[1])
-    return pages * os.sysconf("SC_PAGE_SIZE") / _MB
-
-
-def watch(bench: Bench, count: int) -> list[Sample]:
-    """Book `count` reports in batches and return the samples on the way, the first and the last included."""
-    every = max(BATCH, min(SAMPLE_EVERY, count // _MIN_SAMPLES))
-    start = perf_counter()
-    samples = [Sample(0, resident_mb(), 0.0)]
-    for sent in range(0, count, BATCH):
+def book(bench: Bench, first: int, last: int) -> None:
+    """Book batches from one count of reports to another."""
+    for sent in range(first, last, BATCH):
         runtime = bench.runtimes[sent // BATCH % AGENTS]
         bench.store.write(runtime.report_batch(some_reports(runtime)))
-        booked = sent + BATCH
-        if booked % every == 0 or booked == count:
-            samples.append(Sample(booked, resident_mb(), perf_counter() - start))
-    bench.check_booked(count)
-    return samples
 
 
-def at_share(samples: Sequence[Sample], share: float) -> Sample:
-    """Return the first sample at or behind a share of the run."""
-    return next(sample for sample in samples if sample.reports >= share * samples[-1].reports)
-
-
-def show(samples: Sequence[Sample], console: Console) -> None:
-    """Print the curve."""
-    table = Table(title="resident memory")
-    for heading in ("reports", "MB", "seconds"):
-        table.add_column(heading, justify="right")
-    table.add_column("")
-    peak = max(sample.resident_mb for sample in samples)
-    for sample in samples:
-        bar = "#" * round(_BAR_CHARS * sample.resident_mb / peak)
-        table.add_row(f"{sample.reports:,}", f"{sample.resident_mb:.1f}", f"{sample.seconds:.1f}", bar)
-    console.print(table)
-
-
-def judge(samples: Sequence[Sample], console: Console) -> bool:
-    """Print how much the memory grew, and return whether that is little enough."""
-    tenth, half, last = at_share(samples, 0.1), at_share(samples, 0.5), samples[-1]
-    growth = last.resident_mb - tenth.resident_mb
-    console.print(f"from 10 % to 100 %: {growth:+.1f} MB ({growth / tenth.resident_mb:+.1%})")
-    limit = half.resident_mb * (1 + ALLOWED_GROWTH) + ALLOWED_MB
-    is_flat = last.resident_mb <= limit
-    verdict = "[green]flat[/]" if is_flat else "[red]it grows[/]"
-    console.print(f"second half: {half.resident_mb:.1f} -> {last.resident_mb:.1f} MB, limit {limit:.1f} MB: {verdict}")
-    return is_flat
-
-
-def main() -> None:
-    """Run from the command line."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    amount = parser.add_mutually_exclusive_group()
-    amount.add_argument("--reports", type=int, default=REPORTS, help="how many; rounded down to whole batches")
-    amount.add_argument("--quick", action="store_true", help=f"book {QUICK_REPORTS:,} only")
-    arguments = parser.parse_args()
-    count = (QUICK_REPORTS if arguments.quick else arguments.reports) // BATCH * BATCH
-    if count < _MIN_SAMPLES * BATCH:
-        parser.error(f"--reports must be at least {_MIN_SAMPLES * BATCH}")
-    console = Console()
+def measure(effort: Effort) -> Measured:
+    """Book the reports and look at the memory on the way."""
+    count = REPORTS[effort]
+    found = {}
     with fresh() as bench:
-        samples = watch(bench, count)
-    show(samples, console)
-    sys.exit(0 if judge(samples, console) else 1)
-
-
-if __name__ == "__main__":
-    main()
+        booked = 0
+        for percent in (0, 10, 50, 100):
+            book(bench, booked, booked := count * percent // 100)
+            found[f"at {percent} %"] = memory_mb()
+        bench.check_booked(count)
+    found["growth"] = found["at 100 %"] - found["at 50 %"]
+    allowed = ALLOWED_GROWTH * found["at 50 %"] + ALLOWED_MB
+    lines = (
+        *(Line(f"resident at {percent} % of the reports", f"at {percent} %", "MB") for percent in (0, 10, 50)),
+        Line("  at 100 %, against 10 %", "at 100 %", "MB", yardstick="at 10 %"),
+        Line(f"growth in the second half; {ALLOWED_GROWTH:.0%} and {ALLOWED_MB:.0f} MB are allowed", "growth", "MB",
+             asked=most(allowed, "asked of the store")),
+    )  # fmt: skip
+    return Measured(f"{count:,} reports", rows_of(lines, [found]))

@@ -1,32 +1,30 @@
-"""Measure what a runtime's own side costs: `python -m benchmarks.runtime`.
+"""A runtime's own side: what a reservation with its commit costs beside the bare lock that it takes twice.
 
-Microseconds of a reservation with its commit in one thread, beside the bare lock that it has to take twice; the same
-from sixteen threads; and what writing down a call costs, which is two syncs of the disk. Exits with 1 if the target is
-missed.
+The same from sixteen threads; and what writing down a call costs, which is two syncs of the disk.
 """
 
-import statistics
-import sys
 import threading
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from time import perf_counter
 from typing import Final
 
-from rich.console import Console
-from rich.table import Table
-
-from benchmarks.setup import RESULTS, ROUNDS
+from benchmarks.setup import Effort, scratch
+from benchmarks.table import Line, Measured, most, rows_of
 from ironcage_core.runtime.controller import CostController
 from ironcage_core.runtime.lease_session import Spend
 from ironcage_http.client_outbox import Intent, Outbox
 
-TARGET_US: Final = 5.0
-PAIRS: Final = 200_000
 THREADS: Final = 16
-CALLS: Final = 500
+
+LINES: Final = (
+    Line("two takes of a lock", "locks", "us"),
+    Line("reserve and commit", "pair", "us", asked=most(5, "asked of the runtime's client")),
+    Line("  against two takes of a lock", "pair", "us", yardstick="locks"),
+    Line(f"  from {THREADS} threads, against one", "pair in threads", "us", yardstick="pair"),
+    Line("a call written down on the disk", "on disk", "us"),
+)
 
 
 def pairs(controller: CostController, count: int) -> None:
@@ -45,57 +43,46 @@ def locks(count: int) -> None:
             pass
 
 
-def in_threads(controller: CostController) -> None:
+def in_threads(controller: CostController, count: int) -> None:
     """Do the same work from many threads."""
     with ThreadPoolExecutor(THREADS) as pool:
-        list(pool.map(lambda _: pairs(controller, PAIRS // THREADS), range(THREADS)))
+        list(pool.map(lambda _: pairs(controller, count // THREADS), range(THREADS)))
 
 
-def write_down(outbox: Outbox) -> None:
+def write_down(outbox: Outbox, count: int) -> None:
     """Keep so many calls as a session does: before each is made, and behind it."""
-    for number in range(CALLS):
+    for number in range(count):
         name = f"call {number}"
         outbox.intend(Intent(name, "lease", "gpt-4o", "openai", 1_000, 100, 0))
         outbox.settle(Spend(name, "lease", "gpt-4o", "openai", 900, 90, None, 0))
         outbox.acknowledge([name])
 
 
-def microseconds(work: Callable[[], None], count: int) -> float:
+def microseconds(work: Callable[[int], None], count: int) -> float:
     """Return what one of so many costs."""
     start = perf_counter()
-    work()
+    work(count)
     return (perf_counter() - start) / count * 1e6
 
 
-def measure(folder: Path) -> dict[str, float]:
-    """Return the microseconds of each."""
+def measured(folder: Path, pair_count: int, call_count: int) -> dict[str, float]:
+    """Return the figures of one round."""
     controller = CostController(2**60)
     outbox = Outbox(folder, "bench")
     try:
         return {
-            "two takes of a lock": microseconds(lambda: locks(PAIRS), PAIRS),
-            "reserve and commit": microseconds(lambda: pairs(controller, PAIRS), PAIRS),
-            f"reserve and commit, {THREADS} threads": microseconds(lambda: in_threads(controller), PAIRS),
-            "a call on disk": microseconds(lambda: write_down(outbox), CALLS),
+            "locks": microseconds(locks, pair_count),
+            "pair": microseconds(lambda count: pairs(controller, count), pair_count),
+            "pair in threads": microseconds(lambda count: in_threads(controller, count), pair_count),
+            "on disk": microseconds(lambda count: write_down(outbox, count), call_count),
         }
     finally:
         outbox.close()
 
 
-def main() -> None:
-    """Run from the command line."""
-    RESULTS.mkdir(exist_ok=True)
-    with TemporaryDirectory(dir=RESULTS) as folder:
-        rounds = [measure(Path(folder)) for _ in range(ROUNDS)]
-    table = Table(title=f"A runtime's own side, median of {ROUNDS} rounds")
-    table.add_column("")
-    table.add_column("microseconds", justify="right")
-    found = {name: statistics.median(figures[name] for figures in rounds) for name in rounds[0]}
-    for name, value in found.items():
-        table.add_row(name, f"{value:.2f}")
-    Console(width=80).print(table)
-    sys.exit(0 if found["reserve and commit"] <= TARGET_US else 1)
-
-
-if __name__ == "__main__":
-    main()
+def measure(effort: Effort) -> Measured:
+    """Measure each in each round."""
+    counts = (16_000, 20) if effort is Effort.QUICK else (200_000, 500)
+    with scratch() as folder:
+        rounds = [measured(folder, *counts) for _ in range(effort.rounds)]
+    return Measured(f"{counts[0]:,} reservations, {counts[1]:,} calls on disk", rows_of(LINES, rounds))

@@ -1,35 +1,28 @@
-"""Measure what lists and totals cost in a large database against a small one: `python -m benchmarks.scale [--full]`.
+"""Lists and totals in a large database against a small one: page 1 in the default order, one connection each.
 
-Both databases are served at once, each by a process of its own. Every round asks both for every list, page 1 in the
-default order, over one connection each; ratios are within a round, and what is shown is the median of three rounds.
-Exits with 1 if a ratio is above its target.
+Both databases are served at once, each by a process of its own, and every round asks both for every list.
 """
 
-import argparse
-import statistics
-import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from contextlib import ExitStack
 from pathlib import Path
-from typing import Final, NamedTuple, TypeVar
+from typing import Final, NamedTuple
 
-import httpx
-from rich.console import Console
-from rich.table import Table
-
-from benchmarks.over_http import Result, drive, serving
-from benchmarks.scale_data import PASSWORD, RECORDS_PER_AGENT, database
-from benchmarks.setup import RESULTS, ROUNDS
+from benchmarks.driving import drive
+from benchmarks.scale_data import RECORDS_PER_AGENT, database
+from benchmarks.serving import Desk, serving
+from benchmarks.setup import RESULTS, Effort
+from benchmarks.table import Line, Measured, most, rows_of
+from benchmarks.timing import Percentiles
 from ironcage_http.app import ROUTES
 from ironcage_storage.system import SystemClock
 
-Figures = TypeVar("Figures")
-
-TARGET: Final = 3.0
 REQUESTS: Final = 30
 WARM_UP: Final = 5
-SIZES: Final = {False: (100, 1_000), True: (1_000, 100_000)}
-"""Agents of the small and of the large database; whether the run is full."""
+SIZES: Final[Mapping[Effort, tuple[int, int]]] = {
+    Effort.QUICK: (100, 300), Effort.NORMAL: (100, 1_000), Effort.FULL: (1_000, 100_000),
+}  # fmt: skip
+"""Agents of the small and of the large database."""
 
 LISTS: Final[Mapping[str, str]] = {
     "/agents": "/agents",
@@ -51,17 +44,7 @@ LISTS: Final[Mapping[str, str]] = {
 }
 """Paths that are asked for, by the route that serves them."""
 
-
-class Cost(NamedTuple):
-    """Milliseconds of one answer of the small and of the large database."""
-
-    small: float
-    large: float
-
-    @property
-    def ratio(self) -> float:
-        """How much longer the large one takes."""
-        return self.large / self.small
+_ASKED: Final = most(3, "asked of lists")
 
 
 class Server(NamedTuple):
@@ -70,70 +53,46 @@ class Server(NamedTuple):
     port: int
     credential: str
 
-    def milliseconds(self, path: str) -> float:
-        """Return the median time of an answer."""
-        return self.timed(path).p50
-
-    def timed(self, path: str) -> Result:
+    def timed(self, path: str, requests: int) -> Percentiles:
         """Return how long answers take."""
         request = f"GET /api/v1{path} HTTP/1.1\r\nHost: bench\r\n{self.credential}\r\n\r\n".encode()
         drive(self.port, [request] * WARM_UP, 1)
-        return drive(self.port, [request] * REQUESTS, 1)
+        return drive(self.port, [request] * requests, 1).taken
+
+
+def in_rounds(
+    made: Callable[..., Path], sizes: tuple[int, int], paths: Mapping[str, str], effort: Effort
+) -> list[dict[str, float]]:
+    """Serve the databases of two sizes and return what each round has measured of both, by the names of the paths."""
+    RESULTS.mkdir(exist_ok=True)
+    now = SystemClock().now()
+    requests = WARM_UP if effort is Effort.QUICK else REQUESTS
+    databases = [made(RESULTS, size, now=now) for size in sizes]
+    with ExitStack() as stack:
+        small, large = (logged_in(stack.enter_context(serving(path)).port) for path in databases)
+        return [_asked(small, large, paths, requests) for _ in range(effort.rounds)]
 
 
 def logged_in(port: int) -> Server:
     """Return a server as its admin calls it."""
-    body = {"username": "admin", "password": PASSWORD}
-    response = httpx.post(f"http://127.0.0.1:{port}/api/v1/auth/login", json=body, timeout=60)
-    return Server(port, f"Authorization: Bearer {response.raise_for_status().json()['access_token']}")
+    with Desk(port) as desk:
+        return Server(port, f"Authorization: Bearer {desk.session}")
 
 
-def in_rounds(
-    made: Callable[..., Path], sizes: tuple[int, int], measured: Callable[[Server, Server], Figures]
-) -> list[Figures]:
-    """Serve the databases of two sizes, each by a process of its own, and return what each round has measured."""
-    RESULTS.mkdir(exist_ok=True)
-    now = SystemClock().now()
-    paths = [made(RESULTS, size, now=now) for size in sizes]
-    with ExitStack() as stack:
-        small, large = (logged_in(stack.enter_context(serving(path)).port) for path in paths)
-        return [measured(small, large) for _ in range(ROUNDS)]
+def _asked(small: Server, large: Server, paths: Mapping[str, str], requests: int) -> dict[str, float]:
+    figures: dict[str, float] = {}
+    for name, path in paths.items():
+        figures |= small.timed(path, requests).named(f"small {name}")
+        figures |= large.timed(path, requests).named(f"large {name}")
+    return figures
 
 
-def measure(small: Server, large: Server) -> dict[str, Cost]:
-    """Return what each list costs."""
+def measure(effort: Effort) -> Measured:
+    """Measure what each list costs."""
     served = {route.path for route in ROUTES if route.method == "GET"}
-    return {
-        route: Cost(small.milliseconds(path), large.milliseconds(path))
-        for route, path in LISTS.items()
-        if route in served
-    }
-
-
-def show(rounds: Sequence[Mapping[str, Cost]], sizes: tuple[int, int]) -> bool:
-    """Print the table; return whether every target is met."""
-    title = " against ".join(f"{agents:,} agents, {agents * RECORDS_PER_AGENT:,} records" for agents in sizes)
-    table = Table(title=f"{title}, median of {ROUNDS} rounds")
-    for heading in ("", "small ms", "large ms", "large/small", "target"):
-        table.add_column(heading, justify="left" if not heading else "right")
-    all_met = True
-    for route in rounds[0]:
-        costs = [figures[route] for figures in rounds]
-        ratio = statistics.median(cost.ratio for cost in costs)
-        small, large = (statistics.median(getattr(cost, size) for cost in costs) for size in Cost._fields)
-        all_met = all_met and ratio <= TARGET
-        table.add_row(f"GET {route}", f"{small:.2f}", f"{large:.2f}", f"{ratio:.2f}", f"{TARGET:.0f}")
-    Console(width=110).print(table)
-    return all_met
-
-
-def main() -> None:
-    """Run from the command line."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--full", action="store_true", help="1,000 agents against 100,000; writes some gigabytes once")
-    sizes = SIZES[parser.parse_args().full]
-    sys.exit(0 if show(in_rounds(database, sizes, measure), sizes) else 1)
-
-
-if __name__ == "__main__":
-    main()
+    paths = {route: path for route, path in LISTS.items() if route in served}
+    sizes = SIZES[effort]
+    rounds = in_rounds(database, sizes, paths, effort)
+    lines = [Line(f"GET {route}", f"large {route} p50", "ms", f"small {route} p50", _ASKED) for route in paths]
+    extent = f"{sizes[1]:,} agents with {sizes[1] * RECORDS_PER_AGENT:,} records, against {sizes[0]:,} agents"
+    return Measured(extent, rows_of(lines, rounds))

@@ -210,11 +210,16 @@ def end_all(path: Path, *, at: Instant) -> None:
         connection.close()
 
 
+def add_admin(store: SqliteStore) -> None:
+    """Add the first admin, who logs in as `admin` with `PASSWORD`."""
+    admin = partial(first_admin, email="a@test.io", username="admin", force_change=False)
+    store.write(partial(admin, password_hash=Argon2PasswordHasher().hash(PASSWORD)))
+
+
 def fill(path: Path, statements: Sequence[str], *, now: Instant, **given: int) -> None:
     """Make a database by statements; `:today` starts the day of `now`, and an admin is there."""
     with SqliteStore(path) as store:
-        admin = partial(first_admin, email="a@test.io", username="admin", force_change=False)
-        store.write(partial(admin, password_hash=Argon2PasswordHasher().hash(PASSWORD)))
+        add_admin(store)
     connection = connect(str(path))
     try:
         # A file that is not finished is made again, so nothing need be durable before the end.

@@ -2,8 +2,7 @@
 
 import asyncio
 import sqlite3
-import statistics
-from collections.abc import Callable, Coroutine, Iterator, Mapping, Sequence
+from collections.abc import Callable, Coroutine, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
@@ -24,8 +23,9 @@ from benchmarks.setup import (
     scratch,
     single_calls,
     some_reports,
-    undisturbed,
 )
+from benchmarks.table import Figures
+from benchmarks.timing import percentiles, undisturbed
 from ironcage_core.domain.usage import UsageReport
 from ironcage_core.services.handshake import HandshakeRequest, handshake
 from ironcage_core.services.leasing import Denied, refresh
@@ -38,7 +38,6 @@ CALLERS: Final = 64
 _HANDSHAKES_PER_AGENT: Final = 10
 _DUPLICATED: Final = 10
 
-Figures = Mapping[str, float]
 Latencies = list[float]
 RowBatch = list[tuple[str, list[tuple[object, ...]]]]
 
@@ -56,8 +55,8 @@ class Sizes:
     duplicate_batches: int
 
 
-FULL: Final = Sizes(8_000, 4_000, 2_500, 40, 1_500, 1_500, 30)
-QUICK: Final = Sizes(2_000, 1_000, 500, 8, 500, 640, 10)
+USUAL: Final = Sizes(8_000, 4_000, 2_500, 40, 1_500, 1_500, 30)
+QUICK: Final = Sizes(1_000, 500, 250, 4, 250, 320, 5)
 
 
 async def _together(callers: Sequence[Coroutine[Any, Any, Latencies]]) -> tuple[float, Latencies]:
@@ -71,12 +70,7 @@ async def _together(callers: Sequence[Coroutine[Any, Any, Latencies]]) -> tuple[
 def _measured(name: str, callers: Sequence[Coroutine[Any, Any, Latencies]]) -> Figures:
     with undisturbed():
         seconds, latencies = asyncio.run(_together(callers))
-    percentiles = statistics.quantiles(latencies, n=100)
-    return {
-        name: len(latencies) / seconds,
-        f"{name} p50": percentiles[49] * 1000,
-        f"{name} p99": percentiles[98] * 1000,
-    }
+    return {name: len(latencies) / seconds, **percentiles(latencies).named(name)}
 
 
 async def _report_each(bench: Bench, calls: Sequence[tuple[Runtime, UsageReport]]) -> Latencies:

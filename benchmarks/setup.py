@@ -1,11 +1,11 @@
-"""What every benchmark starts from: a store on this disk, agents with a lease each, and reports to book."""
+"""What every bench starts from: how much to do, a store on this disk, agents with a lease each, reports to book."""
 
-import gc
 import random
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
+from enum import StrEnum
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any, Final, TypeVar
@@ -26,7 +26,6 @@ RESULTS: Final = Path(__file__).parents[1] / "bench-results"
 AGENTS: Final = 100
 BATCH: Final = 1000
 CONNECTIONS: Final = 64
-ROUNDS: Final = 3
 COST: Final = 320
 """Micro-USD of one report: what the price table says of its tokens, so that no report is a mismatch."""
 
@@ -37,6 +36,19 @@ _SYSTEM_CLOCK: Final = SystemClock()
 _IDS: Final = TimeOrderedIds()
 
 NewName = Callable[[], str]
+
+
+class Effort(StrEnum):
+    """How much a run does: to see that it works, to compare on a usual day, or with the largest databases."""
+
+    QUICK = "quick"
+    NORMAL = "normal"
+    FULL = "full"
+
+    @property
+    def rounds(self) -> int:
+        """How often everything is measured; figures are medians over the rounds."""
+        return 1 if self is Effort.QUICK else 3
 
 
 class RunningClock(SetClock):
@@ -146,14 +158,3 @@ def single_calls(
     """Return `count` single reports, one runtime after the other, over and over."""
     chosen = [runtimes[index % len(runtimes)] for index in range(count)]
     return [(runtime, some_reports(runtime, 1, new_name)[0]) for runtime in chosen]
-
-
-@contextmanager
-def undisturbed() -> Iterator[None]:
-    """Keep the garbage collector away from the prepared work, which is no part of what is measured."""
-    gc.collect()
-    gc.freeze()
-    try:
-        yield
-    finally:
-        gc.unfreeze()

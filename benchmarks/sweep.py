@@ -1,31 +1,28 @@
-"""Measure what it costs when many leases expire at one instant: `python -m benchmarks.sweep [--leases N | --full]`.
+"""What it costs when many leases expire at one instant.
 
-A server process on a database of 10,000 agents with an open lease each (`--full`: 1,000,000) takes reports of other
-agents over 16 connections, before all those leases end and until they have ended, or for two minutes. Then servers are
-started with all leases due and with none. Exits with 1 if a ratio is above its target.
+A server process on a database of agents with an open lease each takes reports of other agents over 16 connections,
+before all those leases end and until they have ended, or for two minutes. Servers are started with all leases due and
+with none.
 """
 
-import argparse
 import asyncio
-import statistics
-import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from time import perf_counter
 from typing import Final, NamedTuple
 
-from rich.console import Console
-from rich.table import Table
-
-from benchmarks.over_http import Runtime, exchange, prepared, report, request, serving
+from benchmarks.driving import connected, exchange, report_request
 from benchmarks.scale_data import end_all, open_leases
-from benchmarks.setup import ROUNDS, scratch
+from benchmarks.serving import Desk, Runtime, serving
+from benchmarks.setup import Effort, scratch
+from benchmarks.table import Figures, Line, Measured, most, rows_of
+from benchmarks.timing import percentiles
 from ironcage_core.domain.instants import MS_PER_DAY, MS_PER_S, Instant
 from ironcage_storage.sqlite.connection import connect
 from ironcage_storage.system import SystemClock
 
-LEASES: Final = {False: 10_000, True: 1_000_000}
-"""Open leases; whether the run is full."""
+LEASES: Final[Mapping[Effort, int]] = {Effort.QUICK: 2_000, Effort.NORMAL: 10_000, Effort.FULL: 1_000_000}
+"""Open leases; a multiple of 100."""
 
 CONNECTIONS: Final = 16
 BEFORE_S: Final = 6
@@ -34,9 +31,17 @@ UPDATED_PER_S: Final = 50_000
 
 LONGEST_S: Final = 120
 POLL_S: Final = 0.05
-P99_TARGET: Final = 3.0
-START_TARGET: Final = 1.5
+_SOURCE: Final = "asked of the sweep"
 _now: Final = SystemClock().now
+
+LINES: Final = (
+    Line("reports meanwhile, p50, against before", "during p50", "ms", "before p50"),
+    Line("reports meanwhile, p99, against before", "during p99", "ms", "before p99", most(3, _SOURCE)),
+    Line("reports meanwhile, the longest, against before", "longest", "ms", "longest before"),
+    Line("reports meanwhile", "reports"),
+    Line("leases that end", "ended"),
+    Line("first healthy answer with all due, against none", "start due", "s", "start", most(1.5, _SOURCE)),
+)
 
 
 class Sample(NamedTuple):
@@ -53,6 +58,17 @@ class Swept(NamedTuple):
     during: Sequence[float]
     seconds: float
     ended: int
+
+    def figures(self) -> Figures:
+        """Return what is shown of it."""
+        return {
+            **percentiles(self.before).named("before"),
+            **percentiles(self.during).named("during"),
+            "longest before": max(self.before) * 1000,
+            "longest": max(self.during) * 1000,
+            "reports": len(self.during) / self.seconds,
+            "ended": self.ended / self.seconds,
+        }
 
 
 class Progress:
@@ -83,14 +99,12 @@ class Progress:
 
 
 async def _reports(port: int, mine: Sequence[Runtime], progress: Progress) -> list[Sample]:
-    reader, writer = await asyncio.open_connection("127.0.0.1", port)
     samples = []
-    while not progress.is_over:
-        for runtime in mine:
-            at = perf_counter()
-            content = request("/api/v1/budget/report", report(runtime), runtime.credential)
-            samples.append(Sample(at, await exchange(reader, writer, content)))
-    writer.close()
+    async with connected(port) as connection:
+        while not progress.is_over:
+            for runtime in mine:
+                at = perf_counter()
+                samples.append(Sample(at, await exchange(connection, report_request(runtime))))
     return samples
 
 
@@ -118,7 +132,8 @@ def sweep(path: Path, leases: int) -> Swept:
     """Return what reports took before all open leases of the database ended and while they did."""
     end_all(path, at=_now() + MS_PER_DAY)
     with serving(path) as served:
-        found, _ = prepared(served.port)
+        with Desk(served.port) as desk:
+            found = desk.runtimes()
         due_at = _now() + (BEFORE_S + leases // UPDATED_PER_S) * MS_PER_S
         end_all(path, at=due_at)
         return asyncio.run(_driven(served.port, found, Progress(path, leases), due_at))
@@ -131,45 +146,19 @@ def seconds_to_start(path: Path, *, ends_at: Instant) -> float:
         return served.seconds_to_start
 
 
-def show(swept: Swept, starts: Sequence[tuple[float, float]], leases: int) -> bool:
-    """Print the tables; return whether every target is met."""
-    before, during = (statistics.quantiles(each, n=100) for each in (swept.before, swept.during))
-    none, due = (statistics.median(each) for each in zip(*starts, strict=True))
-    start_ratio = statistics.median(with_all / with_none for with_none, with_all in starts)
-    table = Table(title=f"{leases:,} leases that expire at one instant")
-    for heading in ("", "without", "with", "ratio", "target"):
-        table.add_column(heading, justify="left" if not heading else "right")
-    for name, cut, target in (("p50 of reports, ms", 49, None), ("p99 of reports, ms", 98, P99_TARGET)):
-        ratio = f"{during[cut] / before[cut]:.2f}"
-        table.add_row(name, f"{before[cut] * 1000:.1f}", f"{during[cut] * 1000:.1f}", ratio, str(target or ""))
-    table.add_row("first healthy answer, s", f"{none:.2f}", f"{due:.2f}", f"{start_ratio:.2f}", str(START_TARGET))
-    console = Console(width=110)
-    console.print(table)
-    console.print(
-        f"{swept.ended:,} leases ended in {swept.seconds:.1f} s, {swept.ended / swept.seconds:,.0f} a second, "
-        f"beside {len(swept.during) / swept.seconds:,.0f} reports a second; the longest took "
-        f"{max(swept.during) * 1000:.0f} ms, before that {max(swept.before) * 1000:.0f} ms"
-    )
-    return during[98] <= before[98] * P99_TARGET and start_ratio <= START_TARGET
-
-
-def main() -> None:
-    """Run from the command line."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--full", action="store_true", help="1,000,000 leases; takes some gigabytes for a while")
-    parser.add_argument("--leases", type=int, help="so many leases; a multiple of 100")
-    arguments = parser.parse_args()
-    leases = arguments.leases or LEASES[arguments.full]
+def measure(effort: Effort) -> Measured:
+    """Start servers in each round, and let all leases end once."""
+    leases = LEASES[effort]
     with scratch() as folder:
         path = folder / "sweep.db"
         later = _now() + MS_PER_DAY
         open_leases(path, leases, now=_now(), ends_at=later)
-        starts = [
-            (seconds_to_start(path, ends_at=later), seconds_to_start(path, ends_at=_now())) for _ in range(ROUNDS)
+        rounds: list[Figures] = [
+            {
+                "start": seconds_to_start(path, ends_at=later),
+                "start due": seconds_to_start(path, ends_at=_now()),
+            }
+            for _ in range(effort.rounds)
         ]
-        swept = sweep(path, leases)
-    sys.exit(0 if show(swept, starts, leases) else 1)
-
-
-if __name__ == "__main__":
-    main()
+        rounds.append(sweep(path, leases).figures())
+    return Measured(f"{leases:,} leases", rows_of(LINES, rounds))
