@@ -125,6 +125,8 @@ def refused(error: IroncageError) -> ASGIResponse:
     if status == 500:
         logger.error("a request failed: %s", error.message, exc_info=error)
         return ASGIResponse(body=_INTERNAL, status_code=500, media_type=_JSON)
+    if status == 503 and error.__cause__ is not None:  # the caller may come again, but the operator should know why
+        logger.warning("a request cannot be served: %s (%s)", error.message, error.__cause__)
     headers = {}
     if status == 401:
         headers["WWW-Authenticate"] = "Bearer"

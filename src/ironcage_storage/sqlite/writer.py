@@ -17,7 +17,7 @@ from typing import Any, Final
 from ironcage_core.errors.faults import StorageError
 from ironcage_core.errors.tree import IroncageError
 from ironcage_core.ports.storage import UnitOfWork
-from ironcage_storage.sqlite.connection import is_busy, translated
+from ironcage_storage.sqlite.connection import is_busy, unwritten
 from ironcage_storage.sqlite.session import BrokenBatchError
 from ironcage_storage.sqlite.unit_of_work import SqliteUnitOfWork
 
@@ -100,7 +100,7 @@ class Writer:
             self._connection.execute("COMMIT")
         except sqlite3.Error as error:
             self._undo()
-            return _all_failed(use_cases, translated(error))
+            return _all_failed(use_cases, _translated(error))
         self._uow.rest()
         return outcomes
 
@@ -199,7 +199,7 @@ class _TransactionLostError(Exception):
 def _translated(error: BaseException) -> BaseException:
     if not isinstance(error, sqlite3.Error):
         return error
-    meaning = translated(error)
+    meaning = unwritten(error)
     meaning.__cause__ = error
     return meaning
 
