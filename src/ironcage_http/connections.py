@@ -7,6 +7,7 @@ does not take its answer would keep it in memory for ever, even past the end of 
 
 import asyncio
 import resource
+from contextlib import suppress
 from typing import Final, Protocol
 
 from uvicorn.server import ServerState
@@ -82,6 +83,7 @@ def room_for_connections() -> int:
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     most = MAX_FILES if hard == resource.RLIM_INFINITY else min(hard, MAX_FILES)
     if soft != resource.RLIM_INFINITY and soft < most:
-        resource.setrlimit(resource.RLIMIT_NOFILE, (most, hard))
-        soft = most
+        with suppress(OSError):  # a sandbox may forbid to set limits
+            resource.setrlimit(resource.RLIMIT_NOFILE, (most, hard))
+            soft = most
     return MAX_CONNECTIONS if soft == resource.RLIM_INFINITY else min(MAX_CONNECTIONS, soft // 2)

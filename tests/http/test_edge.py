@@ -174,6 +174,19 @@ async def test_a_method_the_path_does_not_take_is_refused_first(store: SqliteSto
                 assert own <= {each.strip() for each in answer.headers["allow"].split(",")}
 
 
+@pytest.mark.parametrize("path", ["/agents", "/agents/x", "/users/me", "/api/v1/agents"])
+async def test_whoever_asks_what_a_path_takes_is_told(store: SqliteStore, path: str) -> None:
+    """In `Allow`, without a credential and without a body."""
+    template = path.removeprefix("/api/v1").replace("/x", "/{agent_id}")
+    async with serving(store, SETTINGS) as caller:
+        answer = await caller.send("OPTIONS", path)
+
+    assert (answer.status, answer.raw) == (204, b"")
+    assert answer.headers["allow"].split(", ") == sorted(
+        {"OPTIONS"} | {each.method for each in ROUTES if each.path == template}
+    )
+
+
 @pytest.mark.parametrize("sent", ["a", "A-z_0.9", "x" * 64])
 async def test_a_request_id_of_the_right_form_is_kept(store: SqliteStore, sent: str) -> None:
     """It comes back as it was sent, on refusals as well."""

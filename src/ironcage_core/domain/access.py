@@ -160,11 +160,3 @@ def reaches(principal: Principal, target: Target) -> bool:
     if principal.bound_project is not None and target.project_id not in {None, principal.bound_project}:
         return False
     return principal.reach == "all" or target.owner_id == principal.user_id
-
-
-def may(principal: Principal, action: str, target: Target) -> bool:
-    """Tell whether a principal may do something to a thing: by role, scopes, ownership and bindings."""
-    try:
-        return reaches(judged(principal, action), target)
-    except ForbiddenError:
-        return False

@@ -6,14 +6,12 @@ its lease releases it, a report of the same request commits it.
 
 from typing import Final, Literal, NamedTuple
 
-from ironcage_core.domain.instants import MS_PER_S, Instant
+from ironcage_core.domain.instants import Instant
 from ironcage_core.domain.money import Micros
 
 DEFAULT_TTL_S: Final = 300
 MAX_TTL_S: Final = 3600
 """Source: contract budget.md 5.5."""
-
-DEFAULT_TTL: Final = DEFAULT_TTL_S * MS_PER_S
 
 
 class Reservation(NamedTuple):

@@ -9,7 +9,6 @@ Source: contract identity.md 7.
 """
 
 import hashlib
-import hmac
 import json
 from collections.abc import Sequence
 from typing import Any, Final
@@ -96,11 +95,6 @@ class IcTokenSigner:
 def hash_token(value: str) -> str:
     """Return the lower-case hex SHA-256 of a token value without its `ic_` prefix: what is stored of it."""
     return _sha256(value.removeprefix("ic_"))
-
-
-def hash_equals(left: str, right: str) -> bool:
-    """Tell whether two hashes are equal, in time that does not depend on where they differ."""
-    return hmac.compare_digest(left.encode(), right.encode())
 
 
 def _sha256(text: str) -> str:
