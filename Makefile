@@ -28,7 +28,7 @@ faults: $(READY)
 	$(BIN)/python -m tests.faults.suite --cycles $(or $(CYCLES),50)
 
 history: $(READY)
-	$(BIN)/python -m tests.history.record --clients 64 --servers 2 --seconds $(or $(SECONDS),30)
+	$(BIN)/python -m tests.history.record --clients 64 --servers 2 --seconds $(or $(DURATION),30)
 
 audit: $(READY)
 	$(BIN)/python -m venv $(VENV)/audit
