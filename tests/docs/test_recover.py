@@ -27,6 +27,9 @@ PASSWORD: Final = "a password of my own"
 TOLD: Final = {
     "The server was killed",
     "The disk is full",
+    "The database may only be read",
+    "Another program holds the database",
+    "A command was killed",
     "The file is damaged",
     "The secrets file is lost",
     "No admin can log in",

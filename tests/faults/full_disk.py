@@ -42,7 +42,7 @@ def disk_full(bench: Bench) -> Counts:
 
 @scenario(
     name="file may not grow",
-    made="`RLIMIT_FSIZE` on a real `ironcage serve`, which the log of SQLite meets, as it would a quota",
+    made="a limit of file sizes (`ulimit -f`) on a real `ironcage serve`, met by SQLite's log as a quota would be",
     seen="503 `SERVICE_UNAVAILABLE`, `Retry-After: 30`, “The disk takes no more; nothing was written”; reads work",
     recover="the-disk-is-full",
 )
