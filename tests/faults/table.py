@@ -24,7 +24,7 @@ def row(outcome: Outcome) -> str:
         f"**{outcome.name}**: {outcome.made}",
         outcome.seen,
         f"{counts.answered:,} {outcome.kept}; made {counts.faults:,} times",
-        f"hold; {counts.checks:,} check{'' if counts.checks == 1 else 's'}",
+        f"hold; checks: {counts.checks:,}",
         f"[{outcome.recover.replace('-', ' ')}](../how-to/recover.md#{outcome.recover})",
     )
     return f"| {' | '.join(cells)} |"
