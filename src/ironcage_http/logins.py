@@ -156,6 +156,6 @@ class LoginFile:
 def _parse(text: bytes) -> Login | None:
     try:
         version, login = msgspec.json.decode(text, type=tuple[int, Login])
-    except (msgspec.DecodeError, RecursionError):
+    except (ValueError, RecursionError):  # also bytes that are no text
         return None
     return login if version == _VERSION else None

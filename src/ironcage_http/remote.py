@@ -16,6 +16,7 @@ import msgspec
 
 from ironcage_http.answers import AnsweredError, NoAnswerError
 from ironcage_http.client_target import may_pass_proxies
+from ironcage_http.client_wire import UNREADABLE
 from ironcage_http.logins import Login, LoginFile, login_of
 
 TIMEOUT_S: Final = 60.0
@@ -224,7 +225,7 @@ def _read(response: httpx.Response, *, may_be_text: bool = False) -> Any:  # noq
         return response.text
     try:
         return _decode(response.content)
-    except (msgspec.DecodeError, RecursionError):
+    except UNREADABLE:
         raise NoAnswerError("answered what is not JSON") from None
 
 
@@ -245,6 +246,6 @@ def refusal(status: int, content: bytes) -> AnsweredError:
     """
     try:
         told = _decode_refusal(content)
-    except (msgspec.DecodeError, RecursionError):
+    except UNREADABLE:
         raise NoAnswerError(f"answered {status}, and not as ironcage does") from None
     return AnsweredError(status, told.code, told.error, told.details or {})

@@ -95,6 +95,7 @@ def test_a_retry_with_a_key_is_one_request(admin_desk: Desk) -> None:
         (["-f", "name"], "is not NAME=VALUE"),
         (["-q", "=1"], "is not NAME=VALUE"),
         (["-F", "budget=ten"], "budget: not JSON"),
+        (["-F", f"tags={'[' * 5_000}"], "tags: nests too deep"),
         (["--input", "-", "-f", "a=b"], "not from both"),
         (["--input", "no such file"], "No such file"),
     ],

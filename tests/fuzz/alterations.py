@@ -56,7 +56,7 @@ CHANGES: tuple[Callable[[str, Cut], str], ...] = (
     lambda _, cut: cut.instead(cut.part + "=" * (1 + cut.number % 4)),
     lambda _, cut: cut.instead(cut.part.translate(str.maketrans("+/-_", "-_+/"))),
     lambda _, cut: cut.instead(cut.part[:4] + "\n" + cut.part[4:]),
-    lambda _, cut: cut.instead(re.sub("[^=](=*)$", rf"{BASE64[cut.number % len(BASE64)]}\\1", cut.part)),
+    lambda _, cut: cut.instead(re.sub("[^=](=*)$", rf"{BASE64[cut.number % len(BASE64)]}\g<1>", cut.part)),
 )
 """What may become of a text."""
 

@@ -1,12 +1,18 @@
-"""What answers a runtime is understood, or is nothing of a control plane's; nobody fails over it."""
+"""What answers a runtime or a command is understood, or is nothing of a control plane's; nobody fails over it."""
 
+from contextlib import suppress
 from typing import Any
 
+import httpx
 from hypothesis import example, given
 from hypothesis import strategies as st
 
 from ironcage_http import client_wire
+from ironcage_http.answers import AnsweredError, NoAnswerError
 from ironcage_http.client_target import agent_of
+from ironcage_http.commands.happenings import in_words
+from ironcage_http.feed_watching import _message_of
+from ironcage_http.remote import Remote
 from tests.fuzz.alterations import altered_bytes, values
 from tests.fuzz.effort import examples
 
@@ -56,3 +62,43 @@ def test_any_refusal_is_understood_or_none(said: bytes) -> None:
 
     assert refusal is None or refusal.code
     assert agent_of(token) is None or isinstance(agent_of(token), str)
+
+
+@examples(40)
+@given(
+    st.sampled_from([200, 409]),
+    values(REFUSAL_FIELDS).map(lambda text: text.encode("utf-8", "surrogatepass"))
+    | altered_bytes(b'{"error":"e","code":"c","details":{"a":1.5}}'),
+)
+@example(200, b'{"a":1e99999999999999999999}')
+@example(409, b'{"error":"e","code":"c","details":{"a":1e99999999999999999999}}')
+@example(200, b'{"a":"\xff"}')
+@example(409, b'{"error":"\xff","code":"c"}')
+def test_any_answer_to_a_command_is_json_a_refusal_or_none(status: int, said: bytes) -> None:
+    """Whoever asks need not know what else a decoder raises."""
+    transport = httpx.MockTransport(lambda _: httpx.Response(status, content=said))
+    with httpx.Client(transport=transport) as client:
+        answered = 200
+        try:
+            Remote(client, "http://iron.test/api/v1").get("/agents")
+        except NoAnswerError:
+            return
+        except AnsweredError as refused:
+            answered = refused.status
+    assert answered == status
+
+
+KINDS = st.sampled_from(["STATE_UPDATE", "COST_ALERT", "AGENT_EVENT"])
+EVENTS = st.sampled_from(["llm_call", "lease_closed", "unheard_of"])
+DATA_FIELDS = st.sampled_from(["cost_usd", "spent", "tokens", "model", "scope", "reason", "percentage"])
+
+
+@examples(40)
+@given(KINDS, EVENTS, values(DATA_FIELDS))
+@example("AGENT_EVENT", "llm_call", "[1]")
+@example("STATE_UPDATE", "", '"x"')
+def test_any_event_is_told_in_words(kind: str, name: str, data: str) -> None:
+    """Data that is no object tells nothing; only of an amount that is none nothing can be said."""
+    said = f'{{"type":"{kind}","event":"{name}","data":{data}}}'.encode("utf-8", "surrogatepass")
+    with suppress(NoAnswerError, ValueError, ArithmeticError):
+        assert in_words(_message_of(said))

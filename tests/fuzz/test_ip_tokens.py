@@ -4,7 +4,7 @@ from itertools import count
 from pathlib import Path
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from ironcage_core.errors.faults import SecretUnreadableError
@@ -165,13 +165,23 @@ def _with(content: bytes, name: str, value: str) -> bytes:
     return content.rstrip(b"\n}") + f',"{name}":{value}}}'.encode("utf-8", "surrogatepass")
 
 
+def _login(value: str) -> bytes:
+    return f'[1,{{"url":"u","username":null,"access_token":"t","refresh_token":null,"x":{value}}}]'.encode(
+        "utf-8", "surrogatepass"
+    )
+
+
+LOGIN = f'[1,{{"url":"https://i.test","username":"ann","access_token":"{SECRET}","refresh_token":"{OTHER_SECRET}"}}]'
+
+
 @examples(15)
-@given(st.data())
-def test_an_altered_login_file_is_read_or_refused(folder: Path, data: st.DataObject) -> None:
+@given(altered_bytes(LOGIN.encode()) | values(FIELDS).map(_login))
+@example(LOGIN.encode().replace(b"ann", b"\xff"))
+@example(_login("[" * 5_000))
+def test_an_altered_login_file_is_read_or_refused(folder: Path, content: bytes) -> None:
     """A refusal says what to do and nothing that it holds."""
     file = LoginFile(folder)
-    file.save(Login("https://iron.test/api/v1", "ann", SECRET, OTHER_SECRET))
-    private(file.path, data.draw(altered_bytes(file.path.read_bytes()) | values(FIELDS).map(_login)))
+    private(file.path, content)
 
     try:
         login = file.load()
@@ -180,9 +190,3 @@ def test_an_altered_login_file_is_read_or_refused(folder: Path, data: st.DataObj
     else:
         assert type(login) is Login
         assert login.access_token not in repr(login) or len(login.access_token) < 8
-
-
-def _login(value: str) -> bytes:
-    return f'[1,{{"url":"u","username":null,"access_token":"t","refresh_token":null,"x":{value}}}]'.encode(
-        "utf-8", "surrogatepass"
-    )

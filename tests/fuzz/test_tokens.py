@@ -81,8 +81,8 @@ def test_no_altered_token_proves_what_was_not_signed(value: str) -> None:
 
 @examples(40)
 @given(altered(*EVERY))
-@example(f"{IC_VALUE[:-1]}_")
-@example(f"{ACCESS_VALUE[:-1]}_")
+@example(IC_VALUE[:-1] + chr(ord(IC_VALUE[-1]) + 1))  # which differs in bits that a decoder drops
+@example(ACCESS_VALUE[:-1] + chr(ord(ACCESS_VALUE[-1]) + 1))
 def test_what_is_remembered_of_a_token_lends_nothing_to_one_like_it(value: str) -> None:
     """The memory of proven values answers for these alone."""
     ic, access = IcTokenSigner(KEY), AccessTokenSigner(KEY)

@@ -72,8 +72,10 @@ def _body(source: Any, texts: tuple[str, ...], values: tuple[str, ...]) -> objec
 def _json(text: bytes, what: str) -> object:
     try:
         return msgspec.Raw(text) if msgspec.json.decode(text) is not None else None
-    except msgspec.DecodeError as error:
+    except ValueError as error:  # also bytes that are no text
         raise click.UsageError(f"{what}: not JSON ({error})") from None
+    except RecursionError:
+        raise click.UsageError(f"{what}: nests too deep") from None
 
 
 def _pair(text: str) -> tuple[str, str]:

@@ -46,8 +46,8 @@ class _Facts(dict[str, str]):
 
 def in_words(event: Mapping[str, Any]) -> str:
     """Return what happened, for an event as the feed tells it."""
-    data: Mapping[str, Any] = event.get("data") or {}
-    facts = _Facts({name: _text(name, value) for name, value in data.items()})
+    data = event.get("data")
+    facts = _Facts({name: _text(name, value) for name, value in data.items()} if isinstance(data, Mapping) else {})
     if event["type"] == "STATE_UPDATE":
         reason = f" ({facts['reason']})" if "reason" in facts else ""
         return f"is {event.get('state')}{reason}; {facts['budget_spent']} spent"
