@@ -1,7 +1,6 @@
 """The description of the interface: OpenAPI 3.1, made from the same table the routes are registered from."""
 
 import html
-import re
 from collections.abc import Iterable, Mapping, Sequence
 from functools import lru_cache
 from http import HTTPStatus
@@ -14,6 +13,9 @@ from ironcage_core.domain.permissions import Rule
 from ironcage_core.errors.tree import IroncageError
 from ironcage_http.amounts_in_schemas import with_amounts
 from ironcage_http.calls import PaginationView
+from ironcage_http.described_fields import OPTIONAL, with_limits
+from ironcage_http.described_links import links_of, operation_id
+from ironcage_http.described_parameters import parameters_of
 from ironcage_http.errors import status_of
 from ironcage_http.routing import Route
 
@@ -122,7 +124,7 @@ def describe(routes: Sequence[Route]) -> dict[str, Any]:
     bodies = [refs[model] for route in routes for model in (route.body, route.other_body) if model is not None]
     paths: dict[str, dict[str, Any]] = {}
     for route in routes:
-        paths.setdefault(f"{BASE}{route.path}", {})[route.method.lower()] = _operation(route, refs)
+        paths.setdefault(f"{BASE}{route.path}", {})[route.method.lower()] = _operation(route, routes, refs)
     return {
         "openapi": "3.1.0",
         "info": {
@@ -133,7 +135,10 @@ def describe(routes: Sequence[Route]) -> dict[str, Any]:
         },
         "paths": paths,
         "components": {
-            "schemas": with_amounts(components, bodies),
+            "schemas": {
+                name: with_limits(name, schema) if name.endswith("Body") else schema
+                for name, schema in with_amounts(components, bodies).items()
+            },
             "securitySchemes": {
                 "bearer": {"type": "http", "scheme": "bearer"},
                 "apiToken": {"type": "apiKey", "in": "header", "name": "X-API-Token"},
@@ -157,16 +162,25 @@ def _any_of(refs: Mapping[Any, Any], models: Sequence[Any]) -> Any:  # noqa: ANN
     return refs[models[0]] if len(models) == 1 else {"anyOf": [refs[model] for model in models]}
 
 
-def _operation(route: Route, refs: Mapping[Any, Any]) -> dict[str, Any]:
+def _answer_of(route: Route, refs: Mapping[Any, Any], views: Sequence[Any]) -> Any:  # noqa: ANN401 - JSON
+    if "per_page" not in route.query:
+        return _any_of(refs, views)
+    page, *others = [_list_of(refs, views[0]), *(refs[view] for view in views[1:])]  # a list may be of one thing, too
+    return {"anyOf": [page, *others]} if others else page
+
+
+def _operation(route: Route, routes: Sequence[Route], refs: Mapping[Any, Any]) -> dict[str, Any]:
     responses: dict[str, Any] = {}
     answers = ((route.status, route.answer), *route.other_answers)
     for status in dict(answers):
         responses[str(status)] = {"description": HTTPStatus(status).phrase}
         views = [view for each, view in answers if each == status and view is not None]
         if views:
-            schema = _list_of(refs, views[0]) if "per_page" in route.query else _any_of(refs, views)
+            schema = _answer_of(route, refs, views)
             texts = {media_type: {"schema": {"type": "string"}} for media_type in route.text_types}
             responses[str(status)]["content"] = {"application/json": {"schema": schema}, **texts}
+        if links := links_of(route, routes):
+            responses[str(status)]["links"] = links
     by_status: dict[int, list[str]] = {}
     for code, status in codes_of(route).items():
         by_status.setdefault(status, []).append(code)
@@ -176,32 +190,25 @@ def _operation(route: Route, refs: Mapping[Any, Any]) -> dict[str, Any]:
             "description": ", ".join(codes),
             "content": {"application/json": {"schema": refs[ErrorView], "example": example}},
         }
+        if status == HTTPStatus.UNAUTHORIZED:
+            responses[str(status)]["headers"] = _CHALLENGE
     operation: dict[str, Any] = {
-        "operationId": "_".join([route.method.lower(), *re.findall(r"\w+", route.path)]),
+        "operationId": operation_id(route),
         "summary": route.summary,
         "tags": [route.path.strip("/").partition("/")[0]],
         "security": _security_of(route.rule),
-        "parameters": [
-            {"name": name, "in": "path", "required": True, "schema": {"type": "string"}}
-            for name in re.findall(r"{(\w+)}", route.path)
-        ]
-        + [{"name": name, "in": "query", "schema": {"type": "string"}} for name in route.query]
-        + ([_RETRY_KEY] if route.is_retried_by_key else []),
+        "parameters": parameters_of(route),
         "responses": responses,
     }
     if route.body is not None:
         bodies = [route.body, *([] if route.other_body is None else [route.other_body])]
         content = {"schema": _any_of(refs, bodies)} | ({} if route.example is None else {"example": route.example})
-        operation["requestBody"] = {"content": {"application/json": content}}
+        is_needed = route.body.__name__ not in OPTIONAL
+        operation["requestBody"] = {"required": is_needed, "content": {"application/json": content}}
     return operation
 
 
-_RETRY_KEY: Final = {
-    "name": "Idempotency-Key",
-    "in": "header",
-    "description": "Retries of a request that name the same key have one effect.",
-    "schema": {"type": "string", "minLength": 1, "maxLength": 200, "pattern": "^[!-~]+$"},
-}
+_CHALLENGE: Final = {"WWW-Authenticate": {"required": True, "schema": {"type": "string", "const": "Bearer"}}}
 
 _STYLE: Final = """body{font:16px/1.5 system-ui,sans-serif;max-width:60rem;margin:2rem auto;padding:0 1rem}
 code,pre{font-family:ui-monospace,monospace}pre{background:#f4f4f4;padding:.5rem;overflow:auto}

@@ -552,3 +552,12 @@ async def test_other_methods_are_not_offered(store: SqliteStore) -> None:
             answer = await ann.send(method, f"/api-tokens{path}", {})
 
             assert (answer.status, bool(answer.headers["allow"])) == (405, True)
+
+
+async def test_an_admin_is_told_what_is_no_time_of_another_users_token(store: SqliteStore) -> None:
+    """Whether it would live longer cannot be told; that it is no time can."""
+    async with desks(store) as (ann, admin, _):
+        token = await made(ann, expires_at=LATER)
+        answer = await admin.send("PUT", f"/api-tokens/{token['id']}", {"expires_at": ""})
+
+    assert (answer.status, list(answer.fields)) == (400, ["expires_at"])

@@ -189,15 +189,18 @@ def columns_of(fields: ApiTokenFields) -> dict[str, Any]:
 
 
 def widens(token: ApiToken, fields: ApiTokenFields) -> bool:
-    """Tell whether the fields would let the token do more, or live longer, than it does now."""
+    """Tell whether the fields would let the token do more, or live longer, than it does now.
+
+    What is no time does neither; what is wrong with it is told by `field_problems`.
+    """
     scopes = fields.get("scopes")
     has = token.scopes.split()
     if scopes is not None and EVERY_SCOPE not in has and not set(scopes) <= set(has):
         return True
     if "expires_at" not in fields or token.expires_at is None:
         return False
-    until = fields["expires_at"]
-    return until is None or until > token.expires_at
+    until: object = fields["expires_at"]
+    return until is None or (isinstance(until, int) and until > token.expires_at)
 
 
 _KEPT_BACK: Final = frozenset(("hash", "hint", "lineage", "last_used_at", "updated_at"))

@@ -16,7 +16,7 @@ from ironcage_http.routing import Route
 from ironcage_http.wire import amount, moment
 
 
-class AgentBudgetView(msgspec.Struct, frozen=True):
+class AgentBalanceView(msgspec.Struct, frozen=True):
     """The budget of an agent, in USD."""
 
     total: Decimal
@@ -41,7 +41,7 @@ class AgentStatusView(msgspec.Struct, frozen=True):
     status: str
     runtime_status: str
     stop_hold: bool
-    budget: AgentBudgetView
+    budget: AgentBalanceView
     requests: RecentRequestsView
     last_request_at: str | None
     state_changed_at: str | None
@@ -49,7 +49,7 @@ class AgentStatusView(msgspec.Struct, frozen=True):
     checked_at: str | None
 
 
-class RequestsView(msgspec.Struct, frozen=True):
+class OutcomesView(msgspec.Struct, frozen=True):
     """What became of an agent's calls."""
 
     total: int
@@ -72,8 +72,8 @@ class AgentMetricsView(msgspec.Struct, frozen=True, kw_only=True):
     status: str
     runtime_status: str
     budget_spent: Decimal
-    pii_detections: int | msgspec.UnsetType
-    requests: RequestsView
+    pii_detections: int | msgspec.UnsetType = msgspec.UNSET  # a viewer is not told
+    requests: OutcomesView
     tokens: TokensView
     cost_usd: Decimal
     avg_duration_ms: int | None
@@ -121,8 +121,8 @@ def _status_view(standing: AgentStanding, now: Instant, *, shows_reason: bool) -
     )
 
 
-def _budget_view(balance: Balance) -> AgentBudgetView:
-    return AgentBudgetView(
+def _budget_view(balance: Balance) -> AgentBalanceView:
+    return AgentBalanceView(
         total=amount(balance.allocated),
         spent=amount(balance.spent),
         held=amount(balance.held),
@@ -139,7 +139,7 @@ def _metrics_view(seen: AgentMetrics, now: Instant, *, shows_pii: bool) -> Agent
         runtime_status=agent.runtime_status,
         budget_spent=amount(seen.balance.spent),
         pii_detections=agent.pii_detections if shows_pii else msgspec.UNSET,
-        requests=RequestsView(total.calls, total.completed, total.failed),
+        requests=OutcomesView(total.calls, total.completed, total.failed),
         tokens=TokensView(total.input_tokens, total.output_tokens, total.total_tokens),
         cost_usd=amount(total.cost_micros),
         avg_duration_ms=seen.avg_duration_ms,

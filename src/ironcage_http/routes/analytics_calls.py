@@ -65,7 +65,7 @@ class MetricsView(EchoView, frozen=True, kw_only=True):
     error_rate: Decimal
     latency_ms: LatencyView
     errors: list[ErrorsView]
-    pii_detections: int | msgspec.UnsetType
+    pii_detections: int | msgspec.UnsetType = msgspec.UNSET  # a viewer is not told
 
 
 class EventView(msgspec.Struct, frozen=True):

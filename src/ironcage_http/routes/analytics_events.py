@@ -31,7 +31,7 @@ class EventBatchBody(msgspec.Struct, frozen=True):
     ic_token: str | None = None
 
 
-class EventView(msgspec.Struct, frozen=True):
+class TakenEventView(msgspec.Struct, frozen=True):
     """What became of an event."""
 
     event_id: str
@@ -51,7 +51,8 @@ async def take(call: Call) -> ASGIResponse:
     (result,) = await events.run(single, lambda: [call_event(call.raw, single.found)])
     if result.refusal is not None:
         raise result.refusal
-    return answer(EventView(str(result.event_id), result.status), status=202 if result.status == "accepted" else 200)
+    view = TakenEventView(str(result.event_id), result.status)
+    return answer(view, status=202 if result.status == "accepted" else 200)
 
 
 def _items(body: EventBatchBody) -> list[CallEvent | UnreadItem]:
@@ -68,8 +69,8 @@ ROUTES: Final[tuple[Route, ...]] = (
     Route(
         "POST", "/analytics/events", take,
         'Tell of calls for the statistics: one event, or {"events": [...]} of up to 1000',
-        body=CallEventBody, other_body=EventBatchBody, answer=EventView, status=202,
-        other_answers=((200, EventView), (202, EventBatchView), (200, EventBatchView)), action="analytics.write",
+        body=CallEventBody, other_body=EventBatchBody, answer=TakenEventView, status=202,
+        other_answers=((200, TakenEventView), (202, EventBatchView), (200, EventBatchView)), action="analytics.write",
         limit="analytics_events", body_factor=2, codes=("INSUFFICIENT_SCOPE", "EVENT_TOO_OLD"),
         example={
             "event_id": "evt_7d3f1c52-8a44-4b7e-9d0c-2f6b1e5a9c31", "timestamp_ms": 1763726400000,

@@ -184,7 +184,7 @@ def _summary(totals: BudgetTotals) -> dict[str, object]:
 ROUTES: Final = (
     Route(
         "GET", "/budget", get_budget, "One agent's budget, now or as of a time, or all that the caller sees, summed up",
-        answer=BudgetView, action="budget.read",
+        answer=BudgetView, other_answers=((200, BudgetView), (200, PastBudgetView)), action="budget.read",
         query=(*PAGED, "agent_id", "status", "at"), codes=("AGENT_NOT_FOUND", "FORBIDDEN"),
     ),
 )  # fmt: skip

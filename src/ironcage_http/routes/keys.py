@@ -30,7 +30,7 @@ class AgentKeyBody(msgspec.Struct, frozen=True):
     provider: str | None = None
 
 
-class AgentKeyView(msgspec.Struct, frozen=True, omit_defaults=True):
+class ReleasedKeyView(msgspec.Struct, frozen=True, omit_defaults=True):
     """An agent's provider key."""
 
     provider_key: str
@@ -62,7 +62,7 @@ async def get_agents_key(call: Call) -> ASGIResponse:
         return release_to_agent(uow, identity, key, vault=call.wiring.vault)
 
     released = await as_agent(call, call.read(AgentKeyBody, may_be_empty=True), run)
-    return answer(AgentKeyView(released.api_key, released.provider, released.base_url), headers=NO_STORE)
+    return answer(ReleasedKeyView(released.api_key, released.provider, released.base_url), headers=NO_STORE)
 
 
 _GATE_CODES: Final = ("USAGE_LIMIT_EXCEEDED", "403 BUDGET_EXCEEDED", "CRYPTO_UNAVAILABLE")
@@ -75,7 +75,7 @@ ROUTES: Final[tuple[Route, ...]] = (
     ),
     Route(
         "POST", "/agents/provider-key", get_agents_key, "Release an agent's provider key to its runtime",
-        body=AgentKeyBody, answer=AgentKeyView, action="agents.provider_key", limit="provider_key",
+        body=AgentKeyBody, answer=ReleasedKeyView, action="agents.provider_key", limit="provider_key",
         codes=("INSUFFICIENT_SCOPE", "AGENT_INACTIVE", "OWNER_SUSPENDED", "NO_PROVIDER_ASSIGNED", *_GATE_CODES),
         example={"provider": "openai"},
     ),

@@ -47,7 +47,7 @@ class LeaseView(msgspec.Struct, frozen=True):
     last_activity_at: str | None
 
 
-class RevokeBody(msgspec.Struct, frozen=True):
+class LeaseRevocationBody(msgspec.Struct, frozen=True):
     """Why a lease is revoked."""
 
     reason: str | None = None
@@ -92,7 +92,7 @@ async def get_one_lease(call: Call) -> ASGIResponse:
 async def revoke_lease(call: Call) -> ASGIResponse:
     """Take back what a lease holds; one that has ended stays as it is."""
     who = call.user()
-    body = call.read(RevokeBody, may_be_empty=True)
+    body = call.read(LeaseRevocationBody, may_be_empty=True)
 
     def use_case(uow: UnitOfWork) -> LeaseView:
         principal = who(uow)
@@ -145,7 +145,7 @@ ROUTES: Final = (
     ),
     Route(
         "POST", "/budget/leases/{lease_id}/revoke", revoke_lease, "Take back what a lease holds",
-        action="budget.revoke_lease", body=RevokeBody,
+        action="budget.revoke_lease", body=LeaseRevocationBody,
         answer=LeaseView, codes=("LEASE_NOT_FOUND", "FORBIDDEN"), example={"reason": "runtime is gone"},
     ),
 )  # fmt: skip

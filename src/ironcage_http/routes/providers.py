@@ -77,7 +77,7 @@ class ProviderView(msgspec.Struct, frozen=True):
     last_used_at: str | None
 
 
-class ProviderUsageView(msgspec.Struct, frozen=True):
+class KeyUsageView(msgspec.Struct, frozen=True):
     """What a provider key was used for; today is the UTC day."""
 
     agent_count: int
@@ -90,7 +90,7 @@ class ProviderUsageView(msgspec.Struct, frozen=True):
 class ProviderDetailView(ProviderView, frozen=True):
     """A provider key with what it was used for, which is for admins."""
 
-    usage: ProviderUsageView | None = None
+    usage: KeyUsageView | None = None
 
 
 class DeletedProviderView(msgspec.Struct, frozen=True):
@@ -172,8 +172,8 @@ async def get(call: Call) -> ASGIResponse:
     return answer(await call.see(run))
 
 
-def _usage_view(seen: KeyOverview, usage: KeyUsage) -> ProviderUsageView:
-    return ProviderUsageView(
+def _usage_view(seen: KeyOverview, usage: KeyUsage) -> KeyUsageView:
+    return KeyUsageView(
         agent_count=seen.agents,
         total_requests=usage.total.completed,
         total_spend=amount(usage.total.cost_micros),

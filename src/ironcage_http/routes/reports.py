@@ -244,7 +244,8 @@ def _item_view(result: ItemResult) -> ItemView:
 ROUTES: Final = (
     Route(
         "POST", "/budget/report", book, 'Book what calls have cost: one report, or {"reports": [...]} of up to 1000',
-        body=ReportBody, answer=ReportView, action="budget.spend", limit="report",
+        body=ReportBody, other_body=BatchBody, answer=ReportView, other_answers=((200, BatchView),),
+        action="budget.spend", limit="report",
         codes=("INSUFFICIENT_SCOPE", "LEASE_NOT_FOUND", "FORBIDDEN", "REQUEST_ID_CONFLICT"),
         example={
             "lease_id": "lease_0190f3a1c4d27b8e9a5f001122334455", "request_id": "call-1", "model": "gpt-4o",

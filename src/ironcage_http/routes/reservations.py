@@ -87,12 +87,12 @@ async def cancel(call: Call) -> ASGIResponse:
     return answer(CancelledView(request_id, amount(released)))
 
 
-_EXAMPLE: Final = {"request_id": "call-1", "amount": 0.25}
+_EXAMPLE: Final = {"lease_id": "lease_0190f3a1c4d27b8e9a5f001122334455", "request_id": "call-1", "amount": 0.25}
 
 ROUTES: Final = (
     Route(
         "POST", "/budget/reserve", set_aside, "Set aside on a lease what a call may cost; 200 if it was before",
-        body=ReserveBody, answer=ReservationView, action="budget.spend",
+        body=ReserveBody, answer=ReservationView, other_answers=((200, ReservationView),), action="budget.spend",
         is_retried_by_key=True, limit="reserve", status=201, example=_EXAMPLE,
         codes=(
             "INSUFFICIENT_SCOPE", "LEASE_NOT_FOUND", "FORBIDDEN", "NO_ACTIVE_LEASE", "LEASE_EXPIRED", "LEASE_CLOSED",
