@@ -103,8 +103,8 @@ class ControlPlane:
         self._token: str | None = target.token_value(ic_token)
         self.agent_id = target.agent_of(self._token)
         self.clock_offset_ms = 0
-        trusts = target.may_pass_proxies(base)
-        self._client = httpx.Client(timeout=timeout_s, transport=transport, follow_redirects=False, trust_env=trusts)
+        way = target.way_to(base)
+        self._client = httpx.Client(timeout=timeout_s, transport=transport, follow_redirects=False, **way)
 
     def __repr__(self) -> str:
         return f"ControlPlane({self.url!r})"

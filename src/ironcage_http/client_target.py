@@ -3,6 +3,7 @@
 import base64
 import ipaddress
 import re
+import ssl
 from collections.abc import Mapping
 from typing import Any, Final
 
@@ -62,6 +63,17 @@ def is_local(host: str) -> bool:
 def may_pass_proxies(url: httpx.URL) -> bool:
     """Tell whether proxies of the environment may carry it: what goes to this machine unencrypted must not leave it."""
     return url.scheme == "https" or not is_local(url.host)
+
+
+def way_to(url: httpx.URL) -> dict[str, Any]:
+    """Return what tells httpx by which way requests go there.
+
+    What goes to this machine unencrypted passes no proxy and meets no certificate; to read those that are trusted takes
+    longer than most requests.
+    """
+    if may_pass_proxies(url):
+        return {"trust_env": True}
+    return {"trust_env": False, "verify": ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)}
 
 
 def token_value(token: str) -> str:

@@ -15,7 +15,7 @@ import httpx
 import msgspec
 
 from ironcage_http.answers import AnsweredError, NoAnswerError
-from ironcage_http.client_target import may_pass_proxies
+from ironcage_http.client_target import way_to
 from ironcage_http.client_wire import UNREADABLE
 from ironcage_http.logins import Login, LoginFile, login_of
 
@@ -44,7 +44,7 @@ encode: Final = msgspec.json.Encoder(decimal_format="number").encode
 
 def client_of(url: str) -> httpx.Client:
     """Return what sends requests to the control plane at an address, and by which way."""
-    return httpx.Client(timeout=TIMEOUT_S, trust_env=may_pass_proxies(httpx.URL(url)))
+    return httpx.Client(timeout=TIMEOUT_S, **way_to(httpx.URL(url)))
 
 
 class Remote:
